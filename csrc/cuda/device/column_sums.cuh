@@ -1,0 +1,61 @@
+// Sums over rows without atomics: over the threads of a block that share a column, then over the parts.
+#pragma once
+
+#include "launch.cuh"
+
+namespace pylayers::cuda {
+
+constexpr size_t group_bytes(dim3 threads, size_t bytes_of_a_thread) {
+  return threads.y / 2 * threads.x * bytes_of_a_thread;
+}
+
+// Adds the sums of all threadIdx.y to those of threadIdx.y = 0, in a fixed tree. Needs group_bytes of shared memory.
+template <class acc_t, int width, int vectors>
+__device__ void add_groups(Values<acc_t, width> (&sums)[vectors]) {
+  extern __shared__ double dynamic_shared[];
+  acc_t* shared = reinterpret_cast<acc_t*>(dynamic_shared);
+  const int group = threadIdx.y, lanes = blockDim.x;
+  for (int half = blockDim.y / 2; half > 0; half /= 2) {
+    acc_t* own = shared + (group % half) * lanes + threadIdx.x;
+    if (group >= half && group < 2 * half) {
+#pragma unroll
+      for (int i = 0; i < vectors * width; ++i) own[i * half * lanes] = sums[i / width][i % width];
+    }
+    __syncthreads();
+    if (group < half) {
+#pragma unroll
+      for (int i = 0; i < vectors * width; ++i) sums[i / width][i % width] += own[i * half * lanes];
+    }
+    __syncthreads();
+  }
+}
+
+// sum[col] = Σ_p partial[p, col]: a warp reads 32 columns, the 32 warps take every 32nd part; warp 0 adds their sums.
+template <class scalar_t>
+__global__ void __launch_bounds__(1024)
+    add_parts_kernel(scalar_t* sum, const acc_of<scalar_t>* partial, int64_t parts, int64_t dim) {
+  using acc_t = acc_of<scalar_t>;
+  __shared__ acc_t sums[32][32];
+  const int64_t col = int64_t(blockIdx.x) * 32 + threadIdx.x;
+  acc_t own = 0;
+  if (col < dim) {
+#pragma unroll 8
+    for (int64_t part = threadIdx.y; part < parts; part += 32) own += partial[part * dim + col];
+  }
+  sums[threadIdx.y][threadIdx.x] = own;
+  __syncthreads();
+  if (threadIdx.y > 0 || col >= dim) return;
+#pragma unroll
+  for (int warp = 1; warp < 32; ++warp) own += sums[warp][threadIdx.x];
+  store_one(sum, col, dim, Values<acc_t, 1>{own});
+}
+
+inline void add_parts(const char* name, Stream stream, const Output& sum, const Output& partial) {
+  dispatch(sum.dtype, 1, [&](auto access) {
+    using scalar_t = typename decltype(access)::scalar_t;
+    launch(name, add_parts_kernel<scalar_t>, ceil_div(sum.dim(), 32), dim3(32, 32), 0, stream, data<scalar_t>(sum),
+           data<const acc_of<scalar_t>>(partial), partial.rows(), sum.dim());
+  });
+}
+
+}  // namespace pylayers::cuda

@@ -1,0 +1,134 @@
+"""Compiles the Triton kernels for real GPUs, which takes none: spills and narrow accesses show up in what comes out.
+
+A process of its own does it (run this file to see the report), since Triton's interpreter is chosen at import.
+"""
+import collections
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+ARCHITECTURES = (80, 90, 100)
+DTYPES = ("float32", "bfloat16")
+SHARED_MEMORY = 99 * 1024  # of a block, on the architecture that has least
+WIDE_LOAD = re.compile(r"ld\.global(\.\w+)*\.v4\.b32|cp\.async\.cg\.shared\.global")
+WIDE_STORE = re.compile(r"st\.global(\.\w+)*\.v4\.b32")
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def launch_all(dtype):
+    """Every kernel at sizes that its fast path is made for."""
+    import torch
+    from pylayers import triton_kernels as kernels
+
+    def matrix(*shape, dtype=getattr(torch, dtype)):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    rows, parts = 4096, 264
+    for dim in (1024, 8192, 65536):
+        x, weight, rstd = matrix(rows, dim), matrix(dim), matrix(rows, dtype=torch.float32)
+        kernels.rms_norm_forward(x, rstd, x, weight, 1e-6, 0.0)
+        kernels.rms_norm_backward(x, weight, matrix(parts, dim, dtype=torch.float32), x, x, weight, rstd, 0.0)
+    gate, up = matrix(rows, 8192).chunk(2, 1)
+    y = matrix(rows, 4096)
+    kernels.swiglu_forward(y, gate, up)
+    kernels.swiglu_backward(gate, up, y, gate, up)
+    x, weight, bias, y = matrix(rows, 2048), matrix(1024, 2048), matrix(1024), matrix(rows, 1024)
+    gelu = 2
+    kernels.linear_forward(y, y, x, weight, bias, gelu)
+    kernels.linear_forward(x, None, y, weight.T, None, 0)
+    kernels.linear_forward(weight, None, y.T, x.T, None, 0)
+    kernels.linear_epilogue_forward(y, y, bias, gelu)
+    kernels.linear_epilogue_backward(y, bias, matrix(parts, 1024, dtype=torch.float32), y, y, bias, gelu)
+
+
+class Offline:
+    """Stands in for the driver: names the architecture to compile for."""
+    architecture = None
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+        return GPUTarget("cuda", self.architecture, 32)
+
+    def get_current_device(self):
+        return self.architecture
+
+    def get_current_stream(self, device):
+        return 0
+
+
+def resources(cubin):
+    """Bytes and registers of a compiled kernel, by the names that cuobjdump gives them."""
+    import triton
+    tool = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        run = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", run.stdout)}
+
+
+def main():
+    import triton
+    from triton.runtime.jit import JITFunction
+    driver, report, compile_or_run = Offline(), [], JITFunction.run
+    triton.runtime.driver.set_active(driver)
+
+    def only_compile(self, *args, grid, warmup, **options):
+        built = compile_or_run(self, *args, grid=grid, warmup=True, **options)
+        ptx = built.asm["ptx"]
+        kernel = f"{self.__module__.rpartition('.')[2]}.{self.__name__}"
+        report.append(dict(resources(built.asm["cubin"]), kernel=kernel, architecture=driver.architecture, dtype=dtype,
+                           options=options, shared=built.metadata.shared, loads=len(WIDE_LOAD.findall(ptx)),
+                           stores=len(WIDE_STORE.findall(ptx))))
+
+    JITFunction.run = only_compile
+    for driver.architecture in ARCHITECTURES:
+        for dtype in DTYPES:
+            launch_all(dtype)
+    json.dump(report, sys.stdout, indent=1)
+
+
+@pytest.fixture(scope="module")
+def report():
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    run = subprocess.run([sys.executable, "-P", __file__], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+def test_every_kernel_compiles_for_every_architecture(report):
+    from pylayers import triton_kernels
+    kernels = collections.defaultdict(set)
+    for entry in report:
+        kernels[entry["kernel"]].add((entry["architecture"], entry["dtype"]))
+    everywhere = {(architecture, dtype) for architecture in ARCHITECTURES for dtype in DTYPES}
+    assert {kernel for kernel, places in kernels.items() if places != everywhere} == set()
+    folder = os.path.dirname(triton_kernels.__file__)
+    written = {f"{name[:-3]}.{kernel}" for name in os.listdir(folder) if name.endswith(".py")
+               for kernel in re.findall(r"def (\w+_kernel)\(", open(os.path.join(folder, name)).read())}
+    assert set(kernels) == written
+
+
+def test_nothing_spills(report):
+    assert [entry for entry in report if entry["STACK"] or entry["LOCAL"]] == []
+
+
+def test_shared_memory_fits_every_gpu(report):
+    assert [entry for entry in report if entry["shared"] > SHARED_MEMORY] == []
+
+
+def test_aligned_accesses_are_16_bytes_wide(report):
+    assert [entry for entry in report if not entry["loads"]] == []
+    # sum_parts stores a row of 32 values in all
+    assert [entry for entry in report if not entry["stores"] and entry["kernel"] != "parts.sum_parts_kernel"] == []
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Sums over rows, in two stages and the same bits each time: a program adds up its own contiguous share of the rows
+into its row of partial, then the rows of partial are added in order."""
+import triton
+import triton.language as tl
+
+from .device import accumulator, load, multiple
+from .launch import align, ceil_div, launch, tile
+
+
+def share_rows(like, partial, widest):
+    """Number of shares, rows of each and block sizes. Where no sum is asked for, a share is one tile."""
+    rows, dim = like.shape
+    if partial is None:
+        blocks = tile(like, rows, dim, widest)
+        return ceil_div(rows, blocks["BLOCK_ROWS"]), blocks["BLOCK_ROWS"], blocks
+    parts = partial.shape[0]
+    share = ceil_div(rows, parts)
+    return parts, share, tile(like, share, dim, widest)
+
+
+@triton.jit
+def share_at(index, rows, dim, share, BLOCK_DIM: tl.constexpr):
+    """Part, first row, row after the last, and columns of a program. Programs are counted along dim first."""
+    across = tl.cdiv(dim, BLOCK_DIM)
+    part = (index // across).to(tl.int64)
+    col = (index % across).to(tl.int64) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
+    return part, part * share, tl.minimum((part + 1) * share, rows), col
+
+
+@triton.jit
+def sum_parts_kernel(total, partial, parts, dim, ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+                     BLOCK_DIM: tl.constexpr):
+    acc: tl.constexpr = accumulator(partial)
+    dim = multiple(dim, ALIGN)
+    col = tl.program_id(0).to(tl.int64) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
+    sums = tl.zeros((BLOCK_ROWS, BLOCK_DIM), acc)
+    for start in range(0, parts, BLOCK_ROWS):
+        part = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
+        live = (part < parts)[:, None] & (col < dim)[None, :]
+        sums += load(partial, part[:, None] * dim + col[None, :], live, acc)
+    tl.store(total + col, tl.sum(sums, 0), mask=col < dim)
+
+
+def sum_parts(total, partial):
+    """total = Σ_parts partial. Few columns a program: the parts are many and the columns may be few."""
+    parts, dim = partial.shape
+    blocks = tile(partial, parts, dim, widest=32)
+    launch(partial, sum_parts_kernel, ceil_div(dim, blocks["BLOCK_DIM"]), total, partial, parts, dim, align(dim),
+           **blocks)

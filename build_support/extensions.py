@@ -1,0 +1,114 @@
+"""The two shared objects, and how they are compiled."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import torch
+from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+
+# Every file of csrc/cpu that holds kernels is compiled once more for each of these, beside the baseline.
+INSTRUCTION_SETS = {
+    "avx2": ("avx2,fma,f16c,bmi2", 32),
+    "avx512": ("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c,bmi2", 64),
+}
+# -fopenmp makes at::parallel_for parallel; libgomp itself comes with torch, so that there is only one.
+FLAGS = ["-O2", "-g0", "-fopenmp", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+LINK = ["-Wl,-s", "-Wl,-rpath,$ORIGIN"]
+MEMORY_PER_JOB = 2 << 30
+
+
+def torch_requirement() -> str:
+    """A compiled extension fits one minor version of torch."""
+    major, minor = torch.__version__.split(".")[:2]
+    return f"torch=={major}.{minor}.*"
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+
+
+def _per_instruction_set(root: Path) -> list[str]:
+    """Sources that include a kernel file under another instruction set; the pragma spares us flags per file."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return []
+    sources = []
+    for kernel in _cpu_kernels(root):
+        for name, (target, width) in INSTRUCTION_SETS.items():
+            source = root / "build" / "instruction_sets" / f"{kernel.stem}_{name}.cpp"
+            _write_if_changed(
+                source,
+                f'#pragma GCC target("{target}")\n#define PYLAYERS_ISA {name}\n#define PYLAYERS_VECTOR_BYTES {width}\n'
+                f'#include "{kernel}"\n',
+            )
+            sources.append(source.relative_to(root))
+    return [str(source) for source in sources]
+
+
+def _cpu_kernels(root: Path) -> list[Path]:
+    return sorted(path for path in (root / "csrc/cpu").glob("*.cpp") if path.stem != "parallel")
+
+
+def _sources(root: Path, *patterns: str) -> list[str]:
+    return sorted(str(path.relative_to(root)) for pattern in patterns for path in root.glob(pattern))
+
+
+def modules(root: Path, toolkit) -> list:
+    os.chdir(root)
+    cuda = toolkit.home is not None
+    headers = _sources(root, "csrc/**/*.h", "csrc/**/*.cuh", "csrc/ops.def")
+    ops = (CUDAExtension if cuda else CppExtension)(
+        "pylayers._ops",
+        _sources(root, "csrc/registry.cpp", "csrc/ops/*.cpp", "csrc/cpu/*.cpp", *(["csrc/cuda/*.cu"] if cuda else []))
+        + _per_instruction_set(root),
+        extra_compile_args={"cxx": FLAGS, "nvcc": ["-O3", "-lineinfo", "-Xcompiler=-fvisibility=hidden"]},
+        extra_link_args=LINK,
+        depends=headers,
+        py_limited_api=True,
+    )
+    doors = CppExtension(
+        "pylayers._C",
+        ["csrc/bindings.cpp"],
+        extra_compile_args={"cxx": FLAGS},
+        extra_link_args=LINK + ["-l:_ops.abi3.so"],
+        depends=headers,
+    )
+    doors.toolkit = toolkit
+    return [ops, doors]
+
+
+def _limit_jobs() -> None:
+    if "MAX_JOBS" in os.environ:
+        return
+    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    os.environ["MAX_JOBS"] = str(max(1, min(os.cpu_count() or 1, available // MEMORY_PER_JOB)))
+
+
+class Build(BuildExtension):
+    """Links _C against _ops, and records what the library was built for."""
+
+    def build_extensions(self):
+        _limit_jobs()
+        ops, doors = self.extensions
+        folder = Path(self.get_ext_fullpath(ops.name)).parent
+        doors.library_dirs.append(str(folder))
+        super().build_extensions()
+        self._record(folder, doors.toolkit)
+
+    def copy_extensions_to_source(self):
+        super().copy_extensions_to_source()
+        package = self.get_finalized_command("build_py").get_package_dir("pylayers")
+        self._record(Path(package), self.extensions[1].toolkit)
+
+    def _record(self, folder: Path, toolkit) -> None:
+        info = {
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda if toolkit.home else None,
+            "architectures": toolkit.architectures,
+            "note": toolkit.note,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "build_info.json").write_text(json.dumps(info, indent=2) + "\n")

@@ -1,0 +1,139 @@
+// exp and the activations on vectors. float: a few units in the last place; double: the C library, lane by lane, but exp.
+#pragma once
+
+#include <cmath>
+
+#include "../activation.h"
+#include "vector.h"
+
+namespace pylayers::cpu::PYLAYERS_ISA {
+
+using Doubles = Vector<double>;
+
+template <class V>
+using element_t = std::remove_reference_t<decltype(V{}[0])>;
+
+// The polynomial with these coefficients, highest power first.
+template <class V, class... Coefficients>
+inline V polynomial(V x, element_t<V> first, Coefficients... others) {
+  V p = splat(first);
+  ((p = p * x + element_t<V>(others)), ...);
+  return p;
+}
+
+template <class V>
+inline V clamp(V x, V low, V high) {  // a nan stays one: where one operand is a nan, the instructions return the second
+#if PYLAYERS_VECTOR_BYTES == 32 && !defined(PYLAYERS_PORTABLE)
+  if constexpr (std::is_same_v<V, Floats>)
+    return bit_cast<V>(_mm256_min_ps(bit_cast<__m256>(high), _mm256_max_ps(bit_cast<__m256>(low), bit_cast<__m256>(x))));
+#elif PYLAYERS_VECTOR_BYTES == 64 && !defined(PYLAYERS_PORTABLE)
+  if constexpr (std::is_same_v<V, Floats>)
+    return bit_cast<V>(_mm512_min_ps(bit_cast<__m512>(high), _mm512_max_ps(bit_cast<__m512>(low), bit_cast<__m512>(x))));
+#endif
+  x = x < low ? low : x;
+  return x > high ? high : x;
+}
+
+// eˣ = 2ᵏ · eʳ with |r| ≤ ½ ln 2, eʳ by its series. Saturates at the ends of the normal range.
+inline Floats exp(Floats x) {
+  x = clamp(x, splat(-87.3f), splat(88.7f));
+  const Floats shifted = x * 1.44269504f + 0x1.8p23f;  // adding 1.5·2²³ rounds to an integer, kept in the low bits
+  const Floats k = shifted - 0x1.8p23f;
+  const Floats r = (x - k * 0.693359375f) + k * 2.12194440e-4f;
+  const Floats s = r * r;  // in pairs: the chain of a plain polynomial is what takes the time
+  const Floats high = (r * (1.f / 5040) + 1.f / 720) * s + (r * (1.f / 120) + 1.f / 24);
+  const Floats p = high * (s * s) + ((r * (1.f / 6) + .5f) * s + (r + 1));
+  return bit_cast<Floats>(bit_cast<Words>(p) + (bit_cast<Words>(shifted) << 23));
+}
+
+inline Doubles exp(Doubles x) {
+  using Longs = Vector<uint64_t>;
+  x = clamp(x, splat(-708.), splat(709.));
+  const Doubles shifted = x * 1.4426950408889634 + 0x1.8p52;
+  const Doubles k = shifted - 0x1.8p52;
+  const Doubles r = (x - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10;
+  const Doubles p = polynomial(r, 1. / 6227020800., 1. / 479001600., 1. / 39916800., 1. / 3628800., 1. / 362880., 1. / 40320.,
+                               1. / 5040., 1. / 720., 1. / 120., 1. / 24., 1. / 6., .5, 1., 1.);
+  return bit_cast<Doubles>(bit_cast<Longs>(p) + (bit_cast<Longs>(shifted) << 52));
+}
+
+template <class V>
+inline V sigmoid(V x) {
+  return 1 / (1 + exp(-x));
+}
+
+inline Floats magnitude(Floats x) { return bit_cast<Floats>(bit_cast<Words>(x) & 0x7fffffff); }
+inline Floats with_sign_of(Floats x, Floats sign) { return bit_cast<Floats>(bit_cast<Words>(x) | (bit_cast<Words>(sign) & 0x80000000)); }
+
+template <class Function>
+inline Doubles by_lane(Doubles x, Function function) {
+  for (int i = 0; i < kLanes<double>; ++i) x[i] = function(x[i]);
+  return x;
+}
+
+inline Floats tanh(Floats x) {
+  const Floats s = x * x;
+  const Floats p = polynomial(s, 1.570881087e-03f, -7.380305701e-03f, 2.127923322e-02f, -5.384305552e-02f, 1.333204488e-01f,
+                              -3.333328308e-01f, 9.999999968e-01f);
+  const Floats far = with_sign_of(1 - 2 / (1 + exp(2 * magnitude(x))), x);
+  return s < 0.64f ? x * p : far;
+}
+inline Doubles tanh(Doubles x) {
+  return by_lane(x, [](double v) { return std::tanh(v); });
+}
+
+// Φ(x) = ½ (1 + erf(x/√2)): near 0 by a polynomial for erf, further out by one for erfc(z) e^{z²} in 1 / (1 + z/2).
+inline Floats normal_cdf(Floats x) {
+  const Floats z = magnitude(x) * 0.707106781f, s = z * z;
+  const Floats near = polynomial(s, 7.882497114e-05f, -8.018854994e-04f, 5.189311943e-03f, -2.685432880e-02f, 1.128359746e-01f,
+                                 -3.761262690e-01f, 1.128379166e+00f);
+  const Floats t = 1 / (1 + .5f * z);
+  const Floats scaled = polynomial(t, -5.831824263e-02f, 2.811919283e-01f, -4.808026837e-01f, 2.714708579e-01f, -2.259142432e-02f,
+                                   2.011966628e-01f, 2.434268151e-01f, 2.823378583e-01f, 2.820881945e-01f);
+  const Floats tail = scaled * t * exp(-s) * .5f;
+  const Floats far = x < 0 ? tail : 1 - tail;
+  return z < 1 ? .5f + .5f * with_sign_of(near * z, x) : far;
+}
+inline Doubles normal_cdf(Doubles x) {
+  return by_lane(x, [](double v) { return .5 * std::erfc(-v * 0.70710678118654752440); });
+}
+
+template <class V>
+inline V gelu_tanh_argument(V x) {  // ½ (1 + tanh(√(2/π) (x + 0.044715 x³))) is its sigmoid
+  return x * (static_cast<element_t<V>>(1.5957691216057308) + static_cast<element_t<V>>(0.0713548162726009) * x * x);
+}
+
+template <Activation activation, class V>
+inline V activate(V x) {
+  if constexpr (activation == Activation::relu) return x < 0 ? V{} : x;
+  if constexpr (activation == Activation::gelu) return x * normal_cdf(x);
+  if constexpr (activation == Activation::gelu_tanh) return x * sigmoid(gelu_tanh_argument(x));
+  if constexpr (activation == Activation::silu) return x * sigmoid(x);
+  if constexpr (activation == Activation::tanh) return tanh(x);
+  if constexpr (activation == Activation::sigmoid) return sigmoid(x);
+  return x;
+}
+
+// The derivative, of the output y where derivative_from_output holds, else of the argument x.
+template <Activation activation, class V>
+inline V derivative(V x) {
+  using acc_t = element_t<V>;
+  const V y = x;
+  if constexpr (activation == Activation::relu) return y > 0 ? splat(acc_t(1)) : V{};
+  if constexpr (activation == Activation::tanh) return 1 - y * y;
+  if constexpr (activation == Activation::sigmoid) return y * (1 - y);
+  if constexpr (activation == Activation::gelu)
+    return normal_cdf(x) + x * exp(x * x * acc_t(-.5)) * acc_t(0.3989422804014327);
+  if constexpr (activation == Activation::gelu_tanh) {
+    const V e = exp(-gelu_tanh_argument(x)), s = 1 / (1 + e);
+    const V rest = e * s;  // 1 − s without its cancellation
+    return s + s * rest * x * (acc_t(1.5957691216057308) + acc_t(3 * 0.0713548162726009) * x * x);
+  }
+  if constexpr (activation == Activation::silu) {
+    const V s = sigmoid(x);
+    return s * (1 + x * (1 - s));
+  }
+  return splat(acc_t(1));
+}
+
+}  // namespace pylayers::cpu::PYLAYERS_ISA

@@ -1,0 +1,63 @@
+#include "autograd.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "../registry.h"
+
+namespace pylayers {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// Autograd wants defined inputs alone: `places` tells which of the op's inputs they are.
+struct Function : torch::autograd::Function<Function> {
+  static constexpr bool is_traceable = true;
+
+  static at::Tensor forward(AutogradContext* ctx, at::TensorList defined, const std::vector<int64_t>& places, int64_t count,
+                            const Differentiable* op, Extras extras) {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    Tensors inputs(count), saved;
+    for (size_t i = 0; i < places.size(); ++i) inputs[places[i]] = defined[i];
+    at::Tensor output = op->forward(inputs, extras, saved);
+    ctx->save_for_backward(std::move(saved));
+    ctx->saved_data["op"] = static_cast<int64_t>(reinterpret_cast<intptr_t>(op));
+    ctx->saved_data["backend"] = registry::selected();
+    ctx->saved_data["places"] = places;
+    ctx->saved_data["count"] = count;
+    for (size_t i = 0; i < extras.size(); ++i) ctx->saved_data[std::to_string(i)] = std::move(extras[i]);
+    return output;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    auto& data = ctx->saved_data;
+    const registry::Scope scope(static_cast<BackendId>(data["backend"].toInt()));
+    const auto* op = reinterpret_cast<const Differentiable*>(static_cast<intptr_t>(data["op"].toInt()));
+    const auto places = data["places"].toIntVector();
+    std::vector<bool> mask(data["count"].toInt());
+    for (size_t i = 0; i < places.size(); ++i) mask[places[i]] = ctx->needs_input_grad(i);
+    Extras extras;
+    for (auto found = data.find("0"); found != data.end(); found = data.find(std::to_string(extras.size())))
+      extras.push_back(found->second);
+    const Tensors gradients = op->backward(grads[0], ctx->get_saved_variables(), extras, mask);
+    variable_list result(places.size() + 4);  // the arguments behind the inputs have no gradients
+    for (size_t i = 0; i < places.size(); ++i)
+      if (mask[places[i]]) result[i] = gradients[places[i]];
+    return result;
+  }
+};
+
+}  // namespace
+
+at::Tensor apply(const Differentiable& op, at::TensorList inputs, Extras extras) {
+  Tensors defined;
+  std::vector<int64_t> places;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (!inputs[i].defined()) continue;
+    defined.push_back(inputs[i]);
+    places.push_back(static_cast<int64_t>(i));
+  }
+  return Function::apply(at::TensorList(defined), places, static_cast<int64_t>(inputs.size()), &op, std::move(extras));
+}
+
+}  // namespace pylayers

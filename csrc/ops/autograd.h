@@ -1,0 +1,24 @@
+// The autograd node of every op, in one place: an op says what its forward saves and what its backward does with that.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/ivalue.h>
+
+#include <vector>
+
+namespace pylayers {
+
+using Tensors = std::vector<at::Tensor>;
+using Extras = std::vector<c10::IValue>;  // scalars, and tensors that autograd shall not look after
+
+struct Differentiable {
+  // Runs below autograd: returns the output and fills `saved`; may add to `extras`. Inputs may be undefined.
+  at::Tensor (*forward)(at::TensorList inputs, Extras& extras, Tensors& saved);
+  // Gradients of the inputs. Where mask is false nobody asks, and what is returned there is dropped.
+  Tensors (*backward)(const at::Tensor& grad, const Tensors& saved, const Extras& extras, const std::vector<bool>& mask);
+};
+
+// The output, with a node that runs op.backward on the backend that the forward ran on.
+at::Tensor apply(const Differentiable& op, at::TensorList inputs, Extras extras = {});
+
+}  // namespace pylayers

@@ -1,0 +1,44 @@
+"""
+Doors into the ops of pylayers, and the kernel table. Not public: use pylayers.functional and pylayers.backend.
+"""
+from __future__ import annotations
+import collections.abc
+import torch
+import typing
+__all__: list[str] = ['backends', 'cpu_capability', 'kernels', 'linear', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed']
+def backends() -> dict:
+    """
+    name -> (device types it can serve, kernels it has)
+    """
+def cpu_capability() -> str:
+    """
+    The instruction set in use: baseline, avx2 or avx512.
+    """
+def kernels() -> list[str]:
+    """
+    The names of all kernels.
+    """
+def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str | None) -> torch.Tensor:
+    ...
+def poison_outputs(on: bool) -> None:
+    """
+    Fill outputs with NaN before every kernel runs.
+    """
+def register_kernels(backend: str, kernels: typing.Any, devices: collections.abc.Sequence[str]) -> list[str]:
+    """
+    Registers every attribute of `kernels` that has a kernel's name; returns these names.
+    """
+def rms_norm(input: torch.Tensor, normalized_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], weight: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex | None, offset: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
+    ...
+def select(backend: str | None) -> None:
+    """
+    Serve every call with this backend from now on; None undoes it.
+    """
+def serve(backend: str, device: str, on: bool) -> None:
+    """
+    Let a backend serve a device type, or not.
+    """
+def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    ...
+def swiglu_packed(input: torch.Tensor) -> torch.Tensor:
+    ...

@@ -1,0 +1,33 @@
+"""`python -m pylayers info | check | bench`."""
+
+import argparse
+import importlib
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pylayers", description=__doc__)
+    parser.add_argument(
+        "--import", dest="imports", action="append", default=[], metavar="MODULE", help="import first; it registers your kernels"
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    from . import check, info
+    from .benchmarks import run as bench
+
+    infos = commands.add_parser("info", help="what is built, and what can run here")
+    info.add_arguments(infos)
+    infos.set_defaults(run=info.main)
+    checks = commands.add_parser("check", help="every kernel against float64 on this machine")
+    check.add_arguments(checks)
+    checks.set_defaults(run=check.main)
+    benches = commands.add_parser("bench", help="every kernel against what you would use otherwise")
+    bench.add_arguments(benches)
+    benches.set_defaults(run=bench.main)
+    args = parser.parse_args(arguments)
+    for module in args.imports:
+        importlib.import_module(module)
+    return args.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""The one place where a public function chooses its way into an op."""
+
+from collections.abc import Callable
+
+import torch
+from torch.overrides import has_torch_function_variadic
+
+from . import backends, reference
+from .library import doors
+
+_is_compiling = torch.compiler.is_compiling
+
+
+def _explain(name: str, arguments: tuple, error: TypeError) -> TypeError:
+    """Says in a sentence which argument has the wrong type, where pybind11 lists signatures."""
+    expected = getattr(torch.ops.pylayers, name).default._schema.arguments
+    for argument, value in zip(expected, arguments, strict=True):
+        kind = str(argument.type)
+        if value is None and kind.startswith("Optional"):
+            continue
+        if "Tensor" in kind and not isinstance(value, torch.Tensor):
+            return TypeError(f"{name}: {argument.name} must be a Tensor, got {type(value).__name__}")
+    if "incompatible function arguments" not in str(error):
+        return error
+    given = ", ".join(f"{one.name}={type(value).__name__}" for one, value in zip(expected, arguments, strict=True))
+    wanted = ", ".join(f"{one.name}: {one.type}" for one in expected)
+    return TypeError(f"{name}: the arguments must be ({wanted}), got {given}")
+
+
+def door(name: str) -> Callable:
+    """The op as a function of positional arguments.
+
+    pybind11 is the shortest way (design: a tiny op costs a microsecond). Dynamo cannot trace it and subclasses of Tensor are not
+    seen by it, so these take `torch.ops`.
+    """
+    native = getattr(doors, name)
+    op = getattr(torch.ops.pylayers, name)
+    definition = getattr(reference, name)
+
+    def call(*arguments):
+        if _is_compiling():
+            return definition(*arguments) if backends.choice == "reference" else op(*arguments)
+        if has_torch_function_variadic(*arguments):
+            return op(*arguments)
+        try:
+            return native(*arguments)
+        except TypeError as error:
+            raise _explain(name, arguments, error) from None
+
+    return call

@@ -1,0 +1,36 @@
+from torch import Tensor
+
+from ..door import door
+
+_linear = door("linear")
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str | None = None) -> Tensor:
+    r"""Affine map with its activation fused into the epilogue.
+
+    .. math:: y = \mathrm{activation}(x W^\top + b)
+
+    The backward takes the activation's gradient and the bias gradient in one pass. The output may be edited in place afterwards:
+    what the backward needs is not lost by it.
+
+    Args:
+        input: any number of leading dimensions.
+        weight: (out_features, in_features).
+        bias: (out_features), or None.
+        activation: None, "relu", "gelu" (by the error function), "gelu_tanh", "silu", "tanh" or "sigmoid".
+
+    Shape: input :math:`(*, \text{in\_features})`, output :math:`(*, \text{out\_features})`.
+
+    Dtypes: float64, float32, float16, bfloat16, the same for all; the epilogue computes in float32 (float64 for float64).
+
+    Raises:
+        TypeError: not floating point, or mixed dtypes.
+        ValueError: shapes that do not fit, or an unknown activation.
+        RuntimeError: several devices, or the chosen backend cannot serve the device.
+
+    Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016, for both forms of gelu.
+
+    Equivalent to:
+        >>> torch.nn.functional.relu(torch.nn.functional.linear(input, weight, bias))  # activation="relu"
+    """
+    return _linear(input, weight, bias, activation)

@@ -1,0 +1,49 @@
+"""Loads the compiled library, after telling whether it fits the torch that is here."""
+
+import json
+import sys
+from importlib.metadata import distribution
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+
+def _folder() -> Path:
+    """Where the build put its results: beside this file, or in the installed package that a checkout's own folder hides."""
+    here = Path(__file__).parent
+    if (here / "build_info.json").exists():
+        return here
+    installed = Path(str(distribution("torch-pylayers").locate_file("pylayers")))
+    if (installed / "build_info.json").exists():
+        sys.modules["pylayers"].__path__.append(str(installed))
+        return installed
+    return here
+
+
+library_folder = _folder()
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def _check() -> dict:
+    record = library_folder / "build_info.json"
+    if not record.exists() or find_spec("pylayers._C") is None:
+        raise ImportError(
+            f"pylayers: the compiled library is not in {library_folder}: run `pip install --no-build-isolation --no-deps .` in the checkout"
+        )
+    info = json.loads(record.read_text())
+    if _minor(info["torch"]) != _minor(torch.__version__):
+        raise ImportError(
+            f"pylayers: the compiled library was built for torch {info['torch']}, but this is torch {torch.__version__}: "
+            "build it again with `pip install --force-reinstall --no-deps --no-build-isolation .`"
+        )
+    return info
+
+
+build_info = _check()
+torch.ops.load_library(library_folder / "_ops.abi3.so")
+
+from . import _C as doors  # noqa: E402  (needs torch and _ops to be loaded)

@@ -1,0 +1,36 @@
+"""Builds two shared objects: _ops (the ops and kernels, no Python in it) and _C (the pybind11 module on top).
+
+PYLAYERS_CUDA=0|1 leaves the CUDA kernels out, or insists on them; TORCH_CUDA_ARCH_LIST chooses their architectures; MAX_JOBS
+limits the parallel compilers. Nothing is downloaded.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "build_support"))
+
+import cuda_toolkit  # noqa: E402
+from setuptools import setup  # noqa: E402
+
+toolkit = cuda_toolkit.find()
+print(f"pylayers: {toolkit.note}", file=sys.stderr)
+
+import extensions  # noqa: E402  (torch.utils.cpp_extension reads CUDA_HOME when it is imported)
+
+setup(
+    packages=[
+        "pylayers",
+        "pylayers.modules",
+        "pylayers.functional",
+        "pylayers.reference",
+        "pylayers.triton_kernels",
+        "pylayers.benchmarks",
+    ],
+    package_dir={"pylayers.triton_kernels": "triton_kernels", "pylayers.benchmarks": "benchmarks"},
+    package_data={"pylayers": ["py.typed", "*.pyi"]},
+    ext_modules=extensions.modules(ROOT, toolkit),
+    cmdclass={"build_ext": extensions.Build},
+    install_requires=[extensions.torch_requirement()],
+    zip_safe=False,
+)

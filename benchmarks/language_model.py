@@ -1,0 +1,201 @@
+"""A small LLaMA-style language model over bytes, and what its training costs with one set of layers or another.
+
+The model takes its layer classes as arguments, so that torch.nn's layers and ours meet in the very same code. It
+learns the source code of Python's standard library, which every machine has.
+"""
+
+from __future__ import annotations
+
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import pylayers
+
+VOCAB = 256
+
+
+class PlainGatedMLP(nn.Module):
+    """down(silu(gate(x)) · up(x)) as one writes it on torch.nn."""
+
+    def __init__(self, in_features: int, hidden_features: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(in_features, hidden_features, bias=False)
+        self.up_proj = nn.Linear(in_features, hidden_features, bias=False)
+        self.down_proj = nn.Linear(hidden_features, in_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The classes that a model is built of."""
+
+    rms_norm: Callable[..., nn.Module]
+    linear: Callable[..., nn.Module]
+    gated_mlp: Callable[..., nn.Module]
+
+
+TORCH = Layers(nn.RMSNorm, nn.Linear, PlainGatedMLP)
+OURS = Layers(pylayers.RMSNorm, pylayers.Linear, pylayers.GatedMLP)
+
+
+@dataclass(frozen=True)
+class Config:
+    dim: int = 192
+    hidden: int = 512
+    heads: int = 6
+    blocks: int = 3
+    tokens: int = 256
+    batch: int = 8
+    steps: int = 150
+    lr: float = 2e-3
+    seed: int = 0
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.heads
+
+
+QUICK = Config(dim=64, hidden=176, heads=2, blocks=1, tokens=128, batch=4, steps=30, lr=4e-3)
+GPU = Config(dim=1024, hidden=2816, heads=16, blocks=8, tokens=1024, batch=16, steps=300, lr=6e-4)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary positions: turns each pair (i, i + head_dim / 2) of [batch, heads, tokens, head_dim] by its angle."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Config, layers: Layers) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.q_proj = layers.linear(config.dim, config.dim, bias=False)
+        self.k_proj = layers.linear(config.dim, config.dim, bias=False)
+        self.v_proj = layers.linear(config.dim, config.dim, bias=False)
+        self.o_proj = layers.linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        batch, tokens, dim = x.shape
+        q, k, v = (
+            proj(x).view(batch, tokens, self.heads, -1).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        y = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
+        return self.o_proj(y.transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class Block(nn.Module):
+    def __init__(self, config: Config, layers: Layers) -> None:
+        super().__init__()
+        self.attention_norm = layers.rms_norm(config.dim, eps=1e-5)
+        self.attention = Attention(config, layers)
+        self.mlp_norm = layers.rms_norm(config.dim, eps=1e-5)
+        self.mlp = layers.gated_mlp(config.dim, config.hidden)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class LanguageModel(nn.Module):
+    """Bytes [batch, tokens] → scores of the next byte [batch, tokens, 256]."""
+
+    def __init__(self, config: Config, layers: Layers) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCAB, config.dim)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.blocks = nn.ModuleList(Block(config, layers) for _ in range(config.blocks))
+        self.norm = layers.rms_norm(config.dim, eps=1e-5)
+        self.head = layers.linear(config.dim, VOCAB, bias=False)
+        frequency = 10000.0 ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)
+        angle = torch.arange(config.tokens)[:, None] * frequency
+        self.register_buffer("cos", angle.cos(), persistent=False)
+        self.register_buffer("sin", angle.sin(), persistent=False)
+
+    def forward(self, bytes: Tensor) -> Tensor:
+        tokens = bytes.shape[1]
+        cos, sin = self.cos[:tokens], self.sin[:tokens]
+        x = self.embedding(bytes)
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        return self.head(self.norm(x))
+
+
+def build(config: Config, layers: Layers, device: torch.device) -> LanguageModel:
+    """The same seed gives the same weights, whatever the layers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return LanguageModel(config, layers).to(device)
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    a, b = first.state_dict(), second.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def standard_library() -> tuple[Tensor, Tensor]:
+    """The top-level modules of the standard library as bytes: for training, and every tenth file held out."""
+    files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"), key=lambda file: file.name)
+    held_out = b"".join(file.read_bytes() for file in files[9::10])
+    training = b"".join(file.read_bytes() for index, file in enumerate(files) if index % 10 != 9)
+    return tuple(torch.frombuffer(bytearray(text), dtype=torch.uint8).long() for text in (training, held_out))
+
+
+def batches(text: Tensor, config: Config, count: int, device: torch.device, seed: int) -> Iterator[Tensor]:
+    """Random windows [batch, tokens + 1]: what goes in, and the byte that follows each."""
+    generator = torch.Generator().manual_seed(seed)
+    window = torch.arange(config.tokens + 1)
+    for _ in range(count):
+        start = torch.randint(len(text) - config.tokens, (config.batch, 1), generator=generator)
+        yield text[start + window].to(device)
+
+
+class Trainer:
+    """One model with its optimiser. `bfloat16` computes under autocast; weights stay float32."""
+
+    def __init__(self, config: Config, layers: Layers, device: torch.device, *, compiled=False, bfloat16=False) -> None:
+        self.config, self.device = config, device
+        self.model = build(config, layers, device)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=0.1, fused=True)
+        self.losses: list[float] = []
+        self._forward = torch.compile(self.model, fullgraph=True, dynamic=False) if compiled else self.model
+        self._autocast = lambda: torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
+
+    def step(self, windows: Tensor) -> float:
+        warm_up = min(1.0, (len(self.losses) + 1) / max(1, self.config.steps // 10))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * warm_up
+        loss = self._loss(self._forward, windows)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.losses.append(loss.item())
+        return self.losses[-1]
+
+    @torch.no_grad()
+    def held_out_loss(self, text: Tensor, count: int = 8) -> float:
+        windows = batches(text, self.config, count, self.device, seed=1)
+        return sum(self._loss(self.model, each).item() for each in windows) / count
+
+    def _loss(self, forward: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor:
+        with self._autocast():
+            scores = forward(windows[:, :-1])
+            return F.cross_entropy(scores.flatten(0, 1).float(), windows[:, 1:].flatten())
+
+    @torch.no_grad()
+    def generate(self, prompt: bytes, length: int, temperature: float = 0.7) -> bytes:
+        generator = torch.Generator(self.device).manual_seed(0)
+        text = torch.tensor([list(prompt)], device=self.device)
+        for _ in range(length):
+            scores = self.model(text[:, -self.config.tokens :])[:, -1].float()
+            following = torch.multinomial((scores / temperature).softmax(-1), 1, generator=generator)
+            text = torch.cat((text, following), dim=1)
+        return bytes(text[0].tolist())

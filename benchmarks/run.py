@@ -1,0 +1,157 @@
+"""The `bench` command."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from pylayers import check
+
+from . import BENCHMARKS, MODULES, compare, machine, report, roofs, targets, terminal, training
+from .harness import MODELS, MODEL_TOKENS, Benchmark, ModuleBenchmark, Plan, dtype_name
+from .measure import backend_scopes, measure, measure_call
+from .records import Results
+
+OPS = tuple(dict.fromkeys(benchmark.op for benchmark in BENCHMARKS))
+LANGUAGE_MODEL = "language_model"
+DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.bfloat16, torch.float16, torch.float32)}
+QUICK_DTYPES = (torch.float32, torch.bfloat16)
+# Seconds after which --quick starts no torch.compile, of a function and of the model: their columns stay empty then.
+QUICK_COMPILE, QUICK_MODEL_COMPILE = 32.0, 42.0
+# The headline rows carry the targets and get this many times as long.
+HEADLINE_BUDGETS = 3
+# A row whose matrix products alone take longer per call is left out.
+SLOWEST_SECONDS = 4.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add, default = parser.add_argument, "default: %(default)s"
+    add("--op", action="append", choices=(*OPS, LANGUAGE_MODEL), help="measure only this; may be repeated")
+    add("--quick", action="store_true", help="the headline sizes and a tiny model, in less than a minute")
+    add("--model", choices=tuple(MODELS), help="measure at the sizes of this model instead of the usual ones")
+    add("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
+    add("--bfloat16", action="store_true", help="train the language model under bfloat16 autocast")
+    add("--output", type=Path, default=Path("bench-report"), metavar="DIR", help=default)
+    add("--compare", type=Path, metavar="OLD.json", help="fail if a kernel became slower since that run")
+    growth = f"by how much a kernel's share of eager's time may grow; {default}"
+    add("--tolerance", type=float, default=compare.TOLERANCE, help=growth)
+
+
+def main(args: argparse.Namespace) -> int:
+    started = time.perf_counter()
+    screen = terminal.screen()
+    old = Results.from_json(args.compare.read_text()) if args.compare else None
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    results = Results(machine.describe(device), device.type, args.quick)
+    screen.say(machine.sentence(results.machine))
+    _measure_all(args, device, results, screen)
+    results.machine["busy_after"] = machine.busy_share()
+    results.machine["seconds"] = round(time.perf_counter() - started, 1)
+    results.targets = targets.judge(results)
+    for table in report.all_tables(results):
+        screen.table(table)
+    failed = _failures(results)
+    for line in (*failed, *machine.warnings(results.machine)):
+        screen.say(line)
+    args.output.mkdir(parents=True, exist_ok=True)
+    (args.output / "results.json").write_text(results.to_json())
+    (args.output / "index.html").write_text(report.html(results))
+    took = results.machine["seconds"]
+    screen.say(f"\n{took:.0f} s. Report: {args.output}/index.html, numbers: {args.output}/results.json")
+    regressed = old is not None and _report_regressions(screen, old, results, args.tolerance)
+    return 1 if failed or regressed else 0
+
+
+def _measure_all(args: argparse.Namespace, device: torch.device, results: Results, screen: terminal.Plain) -> None:
+    benchmarks, modules = _chosen(args)
+    plans = list(_plans(args, benchmarks, device))
+    dtypes = QUICK_DTYPES if args.quick else DTYPES[device.type]
+    checked = [(op, dtype) for op in dict.fromkeys(b.op for b in benchmarks) for dtype in dtypes]
+    calls = [(module, backward) for module in modules for backward in (False, True)]
+    train = LANGUAGE_MODEL in (args.op or (LANGUAGE_MODEL,)) and not args.model
+    model_steps = training.config_for(device, args.quick).steps if train else 0
+    budget = 0.15 if args.quick else 0.6
+    started = time.monotonic()
+
+    def in_time(limit: float) -> bool:
+        return not args.quick or time.monotonic() - started < limit
+
+    with screen.progress(1 + len(checked) + len(calls) + len(plans) + model_steps) as advance:
+        advance(0, "what this machine can do")
+        results.roofs = roofs.measure(device, dtypes, args.quick)
+        advance()
+        checks = {}
+        for op, dtype in checked:
+            advance(1, f"checking {op} {dtype_name(dtype)} against float64")
+            checks[op, dtype] = {name: check.check(op, name, device, dtype) for name in backend_scopes(op, device)}
+        for module, backward in calls:
+            advance(1, f"calling {module.title}")
+            found = checks[module.op, torch.float32]
+            results.cases.append(measure_call(module, device, backward, found, budget))
+        for plan in plans:
+            advance(1, str(plan))
+            if plan.benchmark.product and _too_slow(plan, results.roofs):
+                results.skipped.append(str(plan))
+                continue
+            plan = plan._replace(compiled=plan.compiled and in_time(QUICK_COMPILE))
+            found = checks[plan.benchmark.op, plan.dtype]
+            longer = HEADLINE_BUDGETS if plan.size == plan.benchmark.headline and not args.quick else 1
+            results.cases += measure(plan, device, found, longer * budget)
+        if train:
+            advance(0, "training the language model")
+            results.model = training.compare(device, args.quick, args.bfloat16, in_time(QUICK_MODEL_COMPILE), advance)
+
+
+def _failures(results: Results) -> list[str]:
+    """Kernels that were not timed because their check fails, or that raised: one line for each reason."""
+    lines = {
+        f"{case.op} {case.dtype} on {name} {entry.note} (see python -m pylayers check --op {case.op} --backend {name})": None
+        for case in results.cases
+        for name, entry in case.entries.items()
+        if entry.role == "ours" and "failed" in entry.note
+    }
+    return list(lines)
+
+
+def _too_slow(plan: Plan, found: dict) -> bool:
+    predicted = roofs.predicted_seconds(found, dtype_name(plan.dtype), *plan.size, backward=plan.backward)
+    return predicted > SLOWEST_SECONDS
+
+
+def _chosen(args: argparse.Namespace) -> tuple[Sequence[Benchmark], Sequence[ModuleBenchmark]]:
+    wanted = args.op or OPS
+    benchmarks = [one for one in BENCHMARKS if one.op in wanted and (one.quick or not args.quick)]
+    return benchmarks, [] if args.model else [one for one in MODULES if one.op in wanted]
+
+
+def _plans(args: argparse.Namespace, benchmarks: Sequence[Benchmark], device: torch.device) -> Iterator[Plan]:
+    """torch.compile takes seconds per row, so it competes at the least and at the headline size, or a model's."""
+    for benchmark in benchmarks:
+        if args.model:
+            tokens = MODEL_TOKENS[device.type]
+            chosen = tokens[1:2] if args.quick else tokens
+            compiled = sizes = [benchmark.model_size(MODELS[args.model], count) for count in chosen]
+        elif args.quick:
+            sizes, compiled = benchmark.quick_sizes, [benchmark.headline] if not benchmark.product else []
+        else:
+            sizes = benchmark.sizes[device.type]
+            compiled = [sizes[0], benchmark.headline]
+        for dtype in QUICK_DTYPES if args.quick else DTYPES[device.type]:
+            for size in sizes:
+                for backward in (False, True):
+                    yield Plan(benchmark, size, dtype, backward, size in compiled)
+
+
+def _report_regressions(screen: terminal.Plain, old: Results, new: Results, tolerance: float) -> bool:
+    slower, gone = compare.regressions(old, new, tolerance), compare.missing(old, new)
+    if slower.rows:
+        screen.table(slower)
+    for line in gone:
+        screen.say(f"Timed before, not now: {line}")
+    if not slower.rows and not gone:
+        screen.say(f"No kernel's share of eager's time grew by more than {tolerance:.0%}.")
+    return bool(slower.rows or gone)

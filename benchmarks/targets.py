@@ -1,0 +1,117 @@
+"""The speed and memory that the package promises, each judged on what this run measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+from .records import Case, Results
+
+# "Not slower" and "not more" allow this much noise; factors such as 3x are taken as they are.
+NOISE = 1.03
+SPEEDUP = {"rms_norm": 3.0, "swiglu": 1.5}
+COPY_SHARE = 0.9
+CALL_SHARE = 0.5
+CALL_EXTRA_SECONDS = 1e-6
+LARGE_BYTES = 64 << 20
+GPU_FORWARD_SHARE = 0.95
+GPU_BACKWARD_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Target:
+    """`met` is None where this run did not measure what it takes."""
+
+    goal: str
+    where: str
+    met: bool | None
+    measured: str
+
+
+def judge(results: Results) -> list[dict]:
+    """Judged is the backend that serves by default, the first of ours in each case."""
+    wall = [case for case in results.timed("wall") if case.ours]
+    targets = [*_calls(results.timed("call"))]
+    targets += [*_headlines(wall)] if results.device == "cpu" else [*_gpu_shares(results.timed("kernel"))]
+    targets += [*_everywhere(wall), *_model(results.model)]
+    return [asdict(target) for target in targets]
+
+
+def _calls(cases: list[Case]) -> Iterator[Target]:
+    for case in cases:
+        ours, eager = case.median(case.ours[0]) if case.ours else None, case.median("eager")
+        if ours is None or eager is None:
+            continue
+        measured = f"{ours * 1e6:.2f} µs against {eager * 1e6:.2f} µs"
+        where = f"{case.title} on {case.shape}, {case.step}"
+        if case.op == "linear":
+            yield Target("call costs at most torch.nn's + 1 µs", where, ours <= eager + CALL_EXTRA_SECONDS, measured)
+        elif case.step == "forward":
+            yield Target("call costs at most half of torch.nn's", where, ours <= CALL_SHARE * eager, measured)
+        else:
+            yield Target("call costs less than torch.nn's", where, ours < eager, measured)
+
+
+def _headlines(cases: list[Case]) -> Iterator[Target]:
+    for case in cases:
+        ours, factor = case.ours[0], SPEEDUP.get(case.title)
+        speedup = case.speedup(ours)
+        if not case.headline or factor is None:
+            continue
+        where = f"{case.title} {case.shape} {case.dtype}, {case.step}"
+        goal = f"{factor:g}x eager, or {COPY_SHARE:.0%} of copy"
+        if speedup is None:
+            yield Target(goal, where, None, case.entries[ours].note)
+            continue
+        share, fresh = case.of_roof(ours, "copy"), case.of_roof(ours, "clone")
+        measured = f"{speedup:.2f}x eager, {share:.0%} of copy ({fresh:.0%} of a copy into a fresh tensor)"
+        yield Target(goal, where, speedup >= factor or share >= COPY_SHARE, measured)
+        against = case.speedup(ours, "compile")
+        measured = f"{against:.2f}x" if against else case.entries["compile"].note
+        yield Target("not slower than torch.compile", where, against and against * NOISE >= 1, measured)
+
+
+def _gpu_shares(cases: list[Case]) -> Iterator[Target]:
+    """Of kernel time. A backward's own time is the difference of the two steps, for the copy as well."""
+    forwards = {case.key[:3]: case for case in cases if case.step == "forward"}
+    for case in cases:
+        ours, where = case.ours[0] if case.ours else "", f"{case.title} {case.shape} {case.dtype}"
+        if case.op == "linear" or case.bytes < LARGE_BYTES or not case.median(ours):
+            continue
+        if case.step == "forward":
+            share, least, what = case.of_roof(ours, "copy"), GPU_FORWARD_SHARE, "forward"
+        elif case.op == "rms_norm":
+            forward = forwards[case.key[:3]]
+            share = (case.median("copy") - forward.median("copy")) / (case.median(ours) - forward.median(ours))
+            least, what = GPU_BACKWARD_SHARE, "backward with weight gradient"
+        else:
+            continue
+        yield Target(f"{what} at {least:.0%} of copy", where, share >= least, f"{share:.0%}")
+
+
+def _everywhere(cases: list[Case]) -> Iterator[Target]:
+    """Over every size at once: one line per function, naming the worst."""
+    for title in dict.fromkeys(case.title for case in cases):
+        mine = [case for case in cases if case.title == title]
+        slowest = min((c for c in mine if c.speedup(c.ours[0])), key=lambda c: c.speedup(c.ours[0]), default=None)
+        if slowest:
+            speedup = slowest.speedup(slowest.ours[0])
+            measured = f"at worst {speedup:.2f}x, {slowest.shape} {slowest.dtype}, {slowest.step}"
+            yield Target("not slower than eager at any size", title, speedup * NOISE >= 1, measured)
+        memory = [(c.entries[c.ours[0]].peak_bytes / c.entries["eager"].peak_bytes, c) for c in mine
+                  if c.entries[c.ours[0]].peak_bytes and c.entries["eager"].peak_bytes]
+        if memory:
+            share, worst = max(memory, key=lambda pair: pair[0])
+            measured = f"at most {share:.2f}x, {worst.shape} {worst.dtype}, {worst.step}"
+            yield Target("peak memory not above eager's at any size", title, share <= 1, measured)
+
+
+def _model(model: dict | None) -> Iterator[Target]:
+    if model is None:
+        return
+    for name, difference in model["differences"].items():
+        measured = f"{difference:.2g}, bound {model['bound']:.2g}"
+        yield Target("training losses agree with torch.nn's", name, difference <= model["bound"], measured)
+    ours = model["variants"]["pylayers"]
+    measured = f"{ours['held_out_before']:.3f} → {ours['held_out_after']:.3f}"
+    yield Target("held-out loss falls", "language model", ours["held_out_after"] < ours["held_out_before"], measured)

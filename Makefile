@@ -1,0 +1,47 @@
+# make test and make bench set everything up by themselves. To use an environment that has torch and pylayers already:
+# make test PY=python
+PYTHON ?= python3
+VENV := .venv
+PY ?= $(VENV)/bin/python
+SOURCES := $(shell find csrc build_support setup.py pyproject.toml -type f -not -name '*.pyc')
+
+ifeq ($(PY),$(VENV)/bin/python)
+READY := $(VENV)/library
+endif
+
+.PHONY: test bench check gpu-check stubs clean
+
+test: $(READY)
+	$(PY) -m pytest
+
+bench: $(READY)
+	$(PY) -m pylayers check
+	$(PY) -m pylayers bench $(BENCH)
+
+check: $(READY)
+	$(PY) -m pylayers check
+
+# What only a GPU can tell. The results are committed with the machine named.
+gpu-check: $(READY)
+	$(PY) -m pytest
+	$(PY) -m pylayers check --device cuda
+	compute-sanitizer --error-exitcode 1 $(PY) -m pylayers check --backend cuda --dtype bfloat16
+	$(PY) -m pylayers bench --device cuda --output benchmarks/results/$$($(PY) -m pylayers info --gpu)
+
+stubs: $(READY)
+	$(PY) -m pip install --quiet -c constraints.txt pybind11-stubgen
+	$(PY) -m pybind11_stubgen pylayers._C -o . --ignore-all-errors
+
+$(VENV)/environment: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pytest hypothesis plotly rich
+	touch $@
+
+# Reinstalled when something that is compiled changed; Python files are used where they are.
+$(VENV)/library: $(VENV)/environment $(SOURCES)
+	$(VENV)/bin/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
+clean:
+	rm -rf $(VENV) build bench-report *.egg-info pylayers/*.so pylayers/build_info.json

@@ -1,0 +1,10 @@
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+# Without a GPU, Triton kernels run in Triton's interpreter; it must be chosen before triton is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,43 @@
+import json
+
+import pytest
+import torch
+from pylayers.benchmarks import training
+
+from pylayers.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
+    assert main(["bench", "--quick", "--op", "swiglu", "--device", "cpu", "--output", str(folder)]) == 0
+    return folder
+
+
+def test_bench(report):
+    results = json.loads((report / "results.json").read_text())
+    assert results["machine"]["torch"] and results["roofs"] and results["cases"]
+    page = (report / "index.html").read_text()
+    assert "swiglu" in page and "http://" not in page.split("<body", 1)[0]
+
+
+def test_bench_compare(report, tmp_path):
+    old = json.loads((report / "results.json").read_text())
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    arguments = ["bench", "--quick", "--op", "swiglu", "--device", "cpu", "--output", str(tmp_path), "--compare", str(tmp_path / "old.json")]
+    assert main([*arguments, "--tolerance", "1000"]) == 0
+    assert main([*arguments, "--tolerance", "-0.999"]) == 1
+
+
+def test_bench_unknown_op():
+    with pytest.raises(SystemExit):
+        main(["bench", "--op", "sin"])
+
+
+def test_language_model():
+    """The same model on torch.nn and on ours: equal at the start, losses within the stated bound, something is learnt."""
+    result = training.compare(torch.device("cpu"), True, False, False, lambda *step: None)
+    assert result["agree"], result["differences"]
+    assert result["variants"].keys() == {"torch.nn", "pylayers"}
+    for variant in result["variants"].values():
+        assert variant["held_out_after"] < variant["held_out_before"] - 0.3

@@ -1,0 +1,60 @@
+"""The resource report of the kernels as they were built and linked: what a GPU-less machine can tell of their speed."""
+
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from pylayers.library import build_info, library_folder
+
+KERNELS = {
+    "rms_norm_forward_rows": "forward of rows that fit registers",
+    "rms_norm_backward_rows": "backward of rows that fit registers",
+    "swiglu_forward": "gate and up",
+    "swiglu_backward": "grad, gate and up",
+    "linear_epilogue": "product",
+}
+
+
+def cuobjdump() -> str | None:
+    """Triton's wheel brings it, and so does the toolkit."""
+    spec = find_spec("triton")
+    wheel = Path(spec.origin).parent / "backends/nvidia/bin/cuobjdump" if spec else None
+    return str(wheel) if wheel and wheel.exists() else shutil.which("cuobjdump")
+
+
+@pytest.fixture(scope="module")
+def report():
+    if not build_info["cuda"]:
+        pytest.skip(f"no CUDA kernels in this build ({build_info['note']})")
+    if cuobjdump() is None:
+        pytest.skip("no cuobjdump")
+
+    def run(*arguments: str) -> str:
+        command = [cuobjdump(), *arguments, str(library_folder / "_ops.abi3.so")]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    return run
+
+
+def test_no_spills_and_no_local_memory(report):
+    usage = re.findall(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", report("-res-usage"))
+    assert len(usage) > 50
+    for name, _, stack, local in usage:
+        assert stack == local == "0", name
+
+
+def test_sixteen_byte_accesses(report):
+    architecture = "sm_" + build_info["architectures"][0].removesuffix("+PTX").replace(".", "")
+    wide, function = {}, ""
+    for line in report("-sass", "-arch", architecture).splitlines():
+        if "Function :" in line:
+            function = line.split()[-1]
+        access = re.search(r"\b(LDG|STG)\.E(?:\.\w+)*?\.128\b", line)
+        if access:
+            wide.setdefault(function, set()).add(access[1])
+    both = [name for name, kinds in wide.items() if kinds == {"LDG", "STG"}]
+    for kernel, what in KERNELS.items():
+        assert any(kernel in name for name in both), f"{kernel} ({what}) has no 16-byte loads and stores"

@@ -1,0 +1,201 @@
+import harness
+import pytest
+import torch
+from harness import every_backend, every_dtype, every_layout, nan_filled_outputs, normal  # noqa: F401
+from pylayers import functional, reference
+from pylayers.reference.linear import ACTIVATIONS
+
+import pylayers
+
+# [rows, inner, dim]
+SIZES = [(1, 1, 1), (3, 7, 5), (17, 40, 33), (2, 64, 300), (130, 16, 24)]
+every_activation = pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+
+
+def with_activation(call, activation):
+    return lambda x, weight, bias=None: call(x, weight, bias, activation=activation)
+
+
+def tensors(rows, inner, dim, bias=True, **kind):
+    x, weight = normal(rows, inner, **kind), normal(dim, inner, seed=1, **kind) / inner**0.5
+    return (x, weight, normal(dim, seed=2, **kind))[: 2 + bias]
+
+
+@every_backend
+@every_dtype
+@every_activation
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_linear(backend, device, dtype, activation, size):
+    ours, exact = (with_activation(call, activation) for call in (functional.linear, reference.linear))
+    harness.matches_float64(ours, exact, tensors(*size, dtype=dtype, device=device), backend)
+
+
+@every_backend
+@every_activation
+def test_linear_without_bias(backend, device, activation):
+    ours, exact = (with_activation(call, activation) for call in (functional.linear, reference.linear))
+    harness.matches_float64(ours, exact, tensors(9, 12, 10, bias=False, device=device), backend)
+
+
+@every_backend
+@every_layout
+def test_linear_strides(backend, device, layout):
+    ours, exact = (with_activation(call, "gelu") for call in (functional.linear, reference.linear))
+    x, weight, bias = tensors(6, 12, 10, device=device)
+    harness.matches_float64(ours, exact, (layout(x), weight, bias), backend)
+    harness.matches_float64(ours, exact, (x, layout(weight), bias), backend)
+
+
+@every_backend
+def test_linear_any_number_of_dimensions(backend, device):
+    for shape in ((12,), (2, 3, 12), (2, 3, 4, 12)):
+        for activation in (None, "relu", "silu"):
+            ours, exact = (with_activation(call, activation) for call in (functional.linear, reference.linear))
+            _, weight, bias = tensors(1, 12, 10, device=device)
+            harness.matches_float64(ours, exact, (normal(*shape, device=device), weight, bias), backend)
+
+
+@every_backend
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+@pytest.mark.parametrize("size", [(0, 4, 3), (2, 0, 3), (2, 4, 0)], ids=str)
+def test_linear_empty(backend, device, activation, size):
+    rows, inner, dim = size
+    x, weight = torch.ones(rows, inner, device=device), torch.ones(dim, inner, device=device)
+    leaves = [one.requires_grad_() for one in (x, weight, torch.ones(dim, device=device))]
+    with pylayers.backend(backend):
+        y = functional.linear(*leaves, activation=activation)
+        y.sum().backward()
+    expected = reference.linear(*(one.detach() for one in leaves), activation=activation)
+    torch.testing.assert_close(y.detach(), expected)
+    assert all(one.grad.shape == one.shape and not one.grad.isnan().any() for one in leaves)
+    if rows == 0:
+        assert torch.equal(leaves[2].grad, torch.zeros(dim, device=device))
+
+
+@every_backend
+@every_activation
+def test_linear_survives_an_edit_of_its_output(backend, device, activation):
+    results = []
+    for edit in (lambda y: y.div_(2), lambda y: y / 2):
+        leaves = [one.requires_grad_() for one in tensors(7, 12, 10, device=device)]
+        with pylayers.backend(backend):
+            y = edit(functional.linear(*leaves, activation=activation))
+            y.square().sum().backward()
+        results.append([one.grad for one in leaves])
+    for edited, untouched in zip(*results, strict=True):
+        torch.testing.assert_close(edited, untouched)
+
+
+@pytest.mark.parametrize("frozen", [(0,), (1, 2), (0, 1), (0, 2)], ids=str)
+def test_linear_only_the_gradients_asked_for(frozen):
+    leaves = tensors(7, 12, 10)
+    for i, one in enumerate(leaves):
+        one.requires_grad_(i not in frozen)
+    functional.linear(*leaves, activation="gelu").square().sum().backward()
+    exact = [one.detach().double().requires_grad_() for one in leaves]
+    reference.linear(*exact, activation="gelu").square().sum().backward()
+    for i, (one, other) in enumerate(zip(leaves, exact, strict=True)):
+        assert (one.grad is None) == (i in frozen)
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+def test_linear_saves_no_second_output(activation):
+    saved = []
+    leaves = [one.requires_grad_() for one in tensors(7, 12, 10)]
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.data_ptr()) or t, lambda t: t):
+        y = functional.linear(*leaves, activation=activation)
+    assert set(saved) == {one.data_ptr() for one in leaves} | {y.data_ptr()}
+
+
+def test_linear_checkpoint_frees_what_it_computes_again():
+    leaves = [one.requires_grad_() for one in tensors(7, 12, 10)]
+    call = with_activation(functional.linear, "relu")
+    y = torch.utils.checkpoint.checkpoint(call, *leaves, use_reentrant=False)
+    gradients = torch.autograd.grad(y.sum(), leaves)
+    for one, other in zip(gradients, torch.autograd.grad(call(*leaves).sum(), leaves), strict=True):
+        assert torch.equal(one, other)
+
+
+@every_activation
+def test_linear_derivatives(activation):
+    harness.derivatives_hold(with_activation(functional.linear, activation), tensors(3, 4, 2))
+
+
+@every_activation
+def test_linear_transforms(activation):
+    ours, exact = (with_activation(call, activation) for call in (functional.linear, reference.linear))
+    harness.transforms_match(ours, exact, tensors(2, 3, 2))
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+def test_linear_compiles(activation):
+    harness.compiles(lambda *leaves: with_activation(functional.linear, activation)(*leaves) * 2, tensors(3, 4, 5))
+    harness.compiles(lambda *leaves: with_activation(functional.linear, activation)(*leaves).mul_(2), tensors(3, 4, 5))
+
+
+@pytest.mark.parametrize("activation,number", [(None, 0), ("relu", 1), ("gelu", 2)])
+def test_linear_opcheck(activation, number):
+    leaves = [one.requires_grad_() for one in tensors(3, 4, 5)]
+    x, weight, bias = (one.detach() for one in leaves)
+    y = reference.linear(x, weight, bias, activation)
+    harness.passes_opcheck("linear", *leaves, activation)
+    harness.passes_opcheck("linear_forward", x, weight, bias, number, True)
+    harness.passes_opcheck("linear_backward", y, x, weight, y, bias, number, [True, True, True])
+
+
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_linear_autocast(activation):
+    x, weight, bias = tensors(3, 4, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = (call(x, weight, bias, activation=activation) for call in (functional.linear, reference.linear))
+    assert y.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_linear_module():
+    for arguments in ((4, 5), (4, 5, False)):
+        torch.manual_seed(0)
+        ours = pylayers.Linear(*arguments)
+        torch.manual_seed(0)
+        theirs = torch.nn.Linear(*arguments)
+        harness.state_exchanges(ours, theirs)
+        assert ours.extra_repr() == theirs.extra_repr()
+        assert torch.equal(ours(normal(3, 4)), theirs(normal(3, 4)))
+    assert "activation='relu'" in repr(pylayers.Linear(4, 5, activation="relu"))
+    harness.keeps_the_module_contract(lambda **kind: pylayers.Linear(4, 5, activation="relu", **kind), normal(3, 4))
+
+
+def test_linear_tied_weight():
+    first, second = pylayers.Linear(4, 4, activation="tanh"), pylayers.Linear(4, 4)
+    second.weight = first.weight
+    net = torch.nn.Sequential(first, second)
+    net(normal(3, 4)).sum().backward()
+    tied = first.weight.grad.clone()
+    separate = torch.nn.Sequential(pylayers.Linear(4, 4, activation="tanh"), pylayers.Linear(4, 4))
+    separate.load_state_dict(net.state_dict())
+    separate(normal(3, 4)).sum().backward()
+    torch.testing.assert_close(tied, separate[0].weight.grad + separate[1].weight.grad)
+
+
+@pytest.mark.parametrize(
+    "call,error,sentence",
+    [
+        (lambda x, w: functional.linear(x, "w"), TypeError, "linear: weight must be a Tensor, got str"),
+        (lambda x, w: functional.linear(x, w[:, :2]), ValueError, "the last dimension of input must be 2 (in_features of weight), got shape [2, 3]"),
+        (lambda x, w: functional.linear(x, w[0]), ValueError, "weight must have shape (out_features, in_features), got [3]"),
+        (lambda x, w: functional.linear(x, w, x[0]), ValueError, "bias must have shape (5,) (out_features of weight), got [3]"),
+        (lambda x, w: functional.linear(x, w, activation="sin"), ValueError, "activation must be None, 'relu'"),
+        (lambda x, w: functional.linear(x, w, activation=3), TypeError, "linear: the arguments must be"),
+        (lambda x, w: functional.linear(x, w.half()), TypeError, "weight must have the dtype of input (Float), got Half"),
+        (lambda x, w: functional.linear(x.int(), w), TypeError, "input must be float64, float32, float16 or bfloat16, got Int"),
+        (lambda x, w: functional.linear(x[0, 0], w), ValueError, "got shape []"),
+        (lambda x, w: functional.linear(x, w.to("meta")), RuntimeError, "weight must be on the device of input (cpu), got meta"),
+        (lambda x, w: pylayers.Linear(3, 5, activation="sin"), ValueError, "Linear: activation must be one of None, 'relu'"),
+    ],
+)
+def test_linear_bad_input(call, error, sentence):
+    with pytest.raises(error) as raised:
+        call(torch.ones(2, 3), torch.ones(5, 3))
+    assert sentence in str(raised.value) and "\n" not in str(raised.value)

@@ -1,7 +1,8 @@
 """Builds two shared objects: _ops (the ops and kernels, no Python in it) and _C (the pybind11 module on top).
 
 PYLAYERS_CUDA=0|1 leaves the CUDA kernels out, or insists on them; TORCH_CUDA_ARCH_LIST chooses their architectures; MAX_JOBS
-limits the parallel compilers. Nothing is downloaded.
+limits the parallel compilers. Nothing is downloaded. The metadata is here and not in pyproject.toml, whose licence field old and
+new setuptools read differently; without build isolation it is the environment's setuptools that reads it.
 """
 
 import sys
@@ -19,6 +20,14 @@ print(f"pylayers: {toolkit.note}", file=sys.stderr)
 import extensions  # noqa: E402  (torch.utils.cpp_extension reads CUDA_HOME when it is imported)
 
 setup(
+    name="torch-pylayers",
+    version="0.1.0",
+    description="Custom layers for PyTorch: hand-written CUDA, Triton and C++ kernels behind drop-in modules",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
     packages=[
         "pylayers",
         "pylayers.modules",
@@ -32,5 +41,6 @@ setup(
     ext_modules=extensions.modules(ROOT, toolkit),
     cmdclass={"build_ext": extensions.Build},
     install_requires=[extensions.torch_requirement()],
+    extras_require={"bench": ["plotly", "rich"], "test": ["pytest", "hypothesis", "numpy"]},
     zip_safe=False,
 )

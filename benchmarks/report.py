@@ -114,52 +114,6 @@ def _facts(facts: dict) -> str:
     return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in known.items())
 
 
-def _sections(results: Results, plots: Plots | None) -> Iterator[str]:
-    def show(*figures: tuple[str, ...]) -> str:
-        drawn = "".join(plots.show(*figure) for figure in figures) if plots else ""
-        return f'<div class="plots">{drawn}</div>' if drawn else ""
-
-    yield _section("Targets", "What the package promises, judged on this run.", _table(tables.targets(results)))
-    yield _section("At a glance", "", show(("speedups",), ("roofline",)))
-    if results.model:
-        yield _section("A real model", "", show(("losses",), ("throughput",)) + _table(tables.model(results)))
-    yield _section("When plain PyTorch is the better choice", "", _table(tables.better_plain(results)))
-    yield _section("What this machine can do", "", _table(tables.roofs(results)))
-    if calls := tables.calls(results):
-        text = "A module call, without gradients and forward + backward: wall time, nearly all of it overhead."
-        yield _section(calls.title, text, show(("calls",)) + _table(calls))
-    explained = dict(CLOCKS)  # each said once, where it first comes up
-    for title in _titles(results):
-        for table in _of_title(results, title):
-            clock = "kernel" if "kernel" in table.title else "wall"
-            figures = [("time_by_size", title, step, clock) for step in ("forward", "forward + backward")]
-            yield _section(table.title, explained.pop(clock, ""), show(*figures) + _table(table))
-    yield _section("Other packages", "", _table(tables.peers(results)))
-
-
-def _cards(results: Results) -> Iterator[str]:
-    met = [target["met"] for target in results.targets]
-    yield _card(f"{met.count(True)} of {len(met) - met.count(None)}", "targets met")
-    for case in results.timed("wall"):
-        speedup = case.speedup(case.ours[0]) if case.ours else None
-        if case.headline and speedup and case.dtype == "float32" and case.title in ("rms_norm", "swiglu"):
-            yield _card(f"{speedup:.2f}x", f"as fast as eager: {case.title} {case.shape}, {case.step}")
-    if results.model:
-        variants = results.model["variants"]
-        ratio = variants["pylayers"]["tokens_per_second"] / variants["torch.nn"]["tokens_per_second"]
-        yield _card(f"{ratio:.2f}x", "as many tokens per second as torch.nn in training")
-
-
-def _card(number: str, text: str) -> str:
-    return f'<div class="card"><b>{escape(number)}</b><span>{escape(text)}</span></div>'
-
-
-def _facts(facts: dict) -> str:
-    return "".join(
-        f"<dt>{escape(name.replace('_', ' '))}</dt><dd>{escape(str(value))}</dd>" for name, value in facts.items() if value is not None
-    )
-
-
 def _section(title: str, text: str, body: str) -> str:
     paragraph = f"<p>{escape(text)}</p>" if text else ""
     return f"<section><h2>{escape(title)}</h2>{paragraph}{body}</section>" if body else ""

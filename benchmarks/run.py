@@ -44,8 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     screen = terminal.screen()
-    old = Results.from_json(args.compare.read_text()) if args.compare else None
+    old = _earlier(args.compare) if args.compare else None
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("bench: --device cuda needs a GPU that torch can use, and there is none")
     results = Results(machine.describe(device), device.type, args.quick)
     screen.say(machine.sentence(results.machine))
     _measure_all(args, device, results, screen)
@@ -64,6 +66,13 @@ def main(args: argparse.Namespace) -> int:
     screen.say(f"\n{took:.0f} s. Report: {args.output}/index.html, numbers: {args.output}/results.json")
     regressed = old is not None and _report_regressions(screen, old, results, args.tolerance)
     return 1 if failed or regressed else 0
+
+
+def _earlier(path: Path) -> Results:
+    try:
+        return Results.from_json(path.read_text())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SystemExit(f"bench: --compare needs the results.json of an earlier run, got {path}: {error}") from error
 
 
 def _measure_all(args: argparse.Namespace, device: torch.device, results: Results, screen: terminal.Plain) -> None:
@@ -109,7 +118,7 @@ def _measure_all(args: argparse.Namespace, device: torch.device, results: Result
 def _failures(results: Results) -> list[str]:
     """Kernels that were not timed because their check fails, or that raised: one line for each reason."""
     lines = {
-        f"{case.op} {case.dtype} on {name} {entry.note} (see python -m pylayers check --op {case.op} --backend {name})": None
+        f"{case.op} {case.dtype} on {name}: {entry.note}; see python -m pylayers check --op {case.op}": None
         for case in results.cases
         for name, entry in case.entries.items()
         if entry.role == "ours" and "failed" in entry.note

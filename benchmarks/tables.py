@@ -63,7 +63,7 @@ def roofs(results: Results) -> Table:
     for row in found["product"]:
         table.add("matrix product", f"{row['side']}³ {row['dtype']}", *_rates(row, "GFLOP/s"))
         table.add("the two products of its backward", row["dtype"], f"{row['backward'] / 1e9:.3g} GFLOP/s", "")
-    table.note = "Copies count bytes read and written. A new tensor also costs the pages that the system has to hand out."
+    table.note = "Copies count bytes read and written. A new tensor also costs the pages that the system hands out."
     return table
 
 
@@ -131,7 +131,7 @@ def model(results: Results) -> Table | None:
     if found is None:
         return None
     base = found["variants"]["torch.nn"]["tokens_per_second"]
-    columns = ("layers", "tokens/s", "× torch.nn", "peak memory of a step", "held-out loss", "losses apart", "first step")
+    columns = ("layers", "tokens/s", "× torch.nn", "peak memory, a step", "held-out loss", "losses apart", "first step")
     table = Table("Training a language model", columns, wide=WIDE)
     for name, row in found["variants"].items():
         if row["note"]:
@@ -145,12 +145,13 @@ def model(results: Results) -> Table | None:
         first = seconds(row["first_step_seconds"])
         table.add(name, f"{row['tokens_per_second']:,.0f}", speedup, memory, losses, apart, first)
     config = found["config"]
+    size = f"dim {config['dim']}, hidden {config['hidden']}, {config['blocks']} blocks"
+    work = f"{config['steps']} steps of {config['batch']}×{config['tokens']} bytes of Python's standard library"
     table.note = (
-        f"{found['parameters']:,} parameters: dim {config['dim']}, hidden {config['hidden']}, {config['blocks']} blocks. "
-        f"{config['steps']} steps of {config['batch']}×{config['tokens']} bytes of Python's standard library, "
-        f"{found['dtype']}, one seed, bitwise equal initial weights. Losses apart: the greatest difference from torch.nn's "
-        f"training loss over all steps. It may be {found['bound']:.2g}, which follows from torch.nn itself: its losses "
-        f"part by {found['control_difference']:.2g} when its initial weights are moved by one rounding."
+        f"{found['parameters']:,} parameters, {size}; {work}, {found['dtype']}, one seed, bitwise equal initial weights. "
+        f"Losses apart: the greatest difference from the training loss of torch.nn over all steps. It may be "
+        f"{found['bound']:.2g}, which follows from torch.nn itself: its losses part by "
+        f"{found['control_difference']:.2g} when its initial weights are moved by one rounding."
     )
     return table
 

@@ -150,7 +150,9 @@ Target target(const char* op, const at::Tensor& tensor) {
   BackendId id = selected();
   if (id == kDefault) {
     id = default_backend(type);
-    if (id == kReference) TORCH_WARN_ONCE(op, ": there is no kernel for a tensor on ", tensor.device(), ", plain PyTorch is used");
+    if (id == kReference) {
+      TORCH_WARN_ONCE(op, ": there is no kernel for a tensor on ", tensor.device(), ", plain PyTorch is used");
+    }
   } else if (!table()[id].serves(type)) {
     std::string able;
     for (const auto& backend : table())

@@ -1,5 +1,6 @@
 """Which backend serves a call: the default of the device, the one chosen with `backend`, or one of the user's own."""
 
+import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -132,25 +133,22 @@ def kernels() -> list[str]:
     return doors.kernels()
 
 
-def _register_triton() -> None:
-    """At import, without importing triton: its functions are found at their first call."""
-    if find_spec("triton") is None:
-        return
-
-    class Late:
-        def __getattr__(self, name):
-            if name == "linear_forward" or name in doors.kernels():
-                return lambda *arguments: getattr(_triton_kernels(), name)(*arguments)
-            raise AttributeError(name)
-
-    doors.register_kernels("triton", Late(), ["cuda", "cpu"] if _interpreted() else ["cuda"])
-
-
+@functools.cache
 def _triton_kernels():
     from . import triton_kernels
 
     return triton_kernels
 
 
-_register_triton()
+class _Late:
+    """The Triton kernels by name; triton is imported when the first one is called."""
+
+    def __getattr__(self, name: str):
+        if name not in doors.kernels():
+            raise AttributeError(name)
+        return lambda *arguments: getattr(_triton_kernels(), name)(*arguments)
+
+
+if find_spec("triton") is not None:
+    doors.register_kernels("triton", _Late(), ["cuda", "cpu"] if _interpreted() else ["cuda"])
 _select(os.environ.get("PYLAYERS_BACKEND") or None)

@@ -4,13 +4,21 @@ import pytest
 import torch
 from pylayers.benchmarks import training
 
+from test_backends import run_python
+
 from pylayers.__main__ import main
+
+
+def bench(folder, *more: str) -> int:
+    """In a process of its own: other tests register backends that are wrong on purpose, and bench refuses to time them."""
+    arguments = ["bench", "--quick", "--op", "swiglu", "--device", "cpu", "--output", str(folder), *more]
+    return run_python(f"import sys; from pylayers.__main__ import main; sys.exit(main({arguments}))").returncode
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
-    assert main(["bench", "--quick", "--op", "swiglu", "--device", "cpu", "--output", str(folder)]) == 0
+    assert bench(folder) == 0
     return folder
 
 
@@ -18,15 +26,13 @@ def test_bench(report):
     results = json.loads((report / "results.json").read_text())
     assert results["machine"]["torch"] and results["roofs"] and results["cases"]
     page = (report / "index.html").read_text()
-    assert "swiglu" in page and "http://" not in page.split("<body", 1)[0]
+    assert "swiglu" in page and "<script src" not in page and "<link" not in page
 
 
 def test_bench_compare(report, tmp_path):
-    old = json.loads((report / "results.json").read_text())
-    (tmp_path / "old.json").write_text(json.dumps(old))
-    arguments = ["bench", "--quick", "--op", "swiglu", "--device", "cpu", "--output", str(tmp_path), "--compare", str(tmp_path / "old.json")]
-    assert main([*arguments, "--tolerance", "1000"]) == 0
-    assert main([*arguments, "--tolerance", "-0.999"]) == 1
+    old = str(report / "results.json")
+    assert bench(tmp_path, "--compare", old, "--tolerance", "1000") == 0
+    assert bench(tmp_path, "--compare", old, "--tolerance", "-0.999") == 1
 
 
 def test_bench_unknown_op():

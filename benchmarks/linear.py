@@ -60,7 +60,7 @@ def declare(activation: str | None) -> Benchmark:
         flops=flops,
         model_size=lambda model, tokens: (tokens, model.dim, model.hidden),
         sizes=SIZES,
-        quick_sizes=((1, 64, 64), HEADLINE),
+        quick_sizes=((1, 64, 64), (256, 128, 512)),
         headline=HEADLINE,
         quick=activation == "gelu",
         product=True,

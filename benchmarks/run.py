@@ -21,7 +21,7 @@ LANGUAGE_MODEL = "language_model"
 DTYPES = {"cpu": (torch.float32, torch.bfloat16), "cuda": (torch.bfloat16, torch.float16, torch.float32)}
 QUICK_DTYPES = (torch.float32, torch.bfloat16)
 # Seconds after which --quick starts no torch.compile, of a function and of the model: their columns stay empty then.
-QUICK_COMPILE, QUICK_MODEL_COMPILE = 32.0, 42.0
+QUICK_COMPILE, QUICK_MODEL_COMPILE = 35.0, 43.0
 # The headline rows carry the targets and get this many times as long.
 HEADLINE_BUDGETS = 3
 # A row whose matrix products alone take longer per call is left out.

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from importlib.metadata import distribution
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,12 +12,11 @@ import torch
 def _folder() -> Path:
     """Where the build put its results: beside this file, or in the installed package that a checkout's own folder hides."""
     here = Path(__file__).parent
-    if (here / "build_info.json").exists():
-        return here
-    installed = Path(str(distribution("torch-pylayers").locate_file("pylayers")))
-    if (installed / "build_info.json").exists():
-        sys.modules["pylayers"].__path__.append(str(installed))
-        return installed
+    for found in (here, *(Path(str(one.locate_file("pylayers"))) for one in distributions(name="torch-pylayers"))):
+        if (found / "_ops.abi3.so").exists():
+            if found != here:
+                sys.modules["pylayers"].__path__.append(str(found))
+            return found
     return here
 
 

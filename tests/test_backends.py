@@ -1,4 +1,6 @@
+import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -8,6 +10,7 @@ import pytest
 import torch
 from harness import every_backend, normal
 from pylayers import functional, reference
+from pylayers.library import library_folder
 
 import pylayers
 
@@ -195,12 +198,8 @@ def test_import_is_light():
 
 
 def test_library_built_for_another_torch(tmp_path):
-    import json
-    import shutil
-    from pathlib import Path
-
     copy = tmp_path / "pylayers"
-    shutil.copytree(Path(pylayers.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(library_folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
     info = json.loads((copy / "build_info.json").read_text())
     (copy / "build_info.json").write_text(json.dumps({**info, "torch": "1.0.0"}))
     stale = run_python(f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import pylayers")

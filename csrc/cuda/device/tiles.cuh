@@ -28,8 +28,8 @@ inline TilePlan plan_tiles(int64_t count, int vectors, int max_lanes, int block 
 }
 
 struct Tile {
-  int64_t index;       // this thread's first vector in the row
-  int64_t row, last;   // its first row; the end of the block's share
+  int64_t index;      // this thread's first vector in the row
+  int64_t row, last;  // its first row; the end of the block's share
   int64_t share;
 };
 

@@ -2,7 +2,8 @@ import json
 
 import pytest
 import torch
-from pylayers.benchmarks import training
+from pylayers.benchmarks import compare, training
+from pylayers.benchmarks.records import Results
 
 from test_backends import run_python
 
@@ -30,9 +31,16 @@ def test_bench(report):
 
 
 def test_bench_compare(report, tmp_path):
-    old = str(report / "results.json")
-    assert bench(tmp_path, "--compare", old, "--tolerance", "1000") == 0
-    assert bench(tmp_path, "--compare", old, "--tolerance", "-0.999") == 1
+    now = (report / "results.json").read_text()
+    once = json.loads(now)
+    for case in once["cases"]:
+        timing = case["entries"]["cpu"]["timing"]
+        timing.update({key: timing[key] / 1000 for key in ("p20", "median", "p80")})
+    old, new = Results.from_json(json.dumps(once)), Results.from_json(now)
+    assert len(compare.regressions(old, new, 0.2).rows) == len(once["cases"])
+    assert not compare.regressions(new, new, 0.2).rows and not compare.regressions(new, old, 0.2).rows
+    (tmp_path / "old.json").write_text(json.dumps(once))
+    assert bench(tmp_path, "--compare", str(tmp_path / "old.json")) == 1
 
 
 def test_bench_unknown_op():

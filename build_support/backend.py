@@ -29,17 +29,19 @@ def _add_target_environment():
             return
 
 
-def _requirements(base):
+def _requirements(hook, config_settings):
     _add_target_environment()
-    return base + ([] if find_spec("torch") else ["torch"])
+    if find_spec("torch") is None:
+        return ["torch", "wheel"]  # setup.py, which the hook would run, cannot be run without
+    return hook(config_settings)
 
 
 def get_requires_for_build_wheel(config_settings=None):
-    return _requirements(build_meta.get_requires_for_build_wheel(config_settings))
+    return _requirements(build_meta.get_requires_for_build_wheel, config_settings)
 
 
 def get_requires_for_build_editable(config_settings=None):
-    return _requirements(build_meta.get_requires_for_build_editable(config_settings))
+    return _requirements(build_meta.get_requires_for_build_editable, config_settings)
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):

@@ -145,6 +145,19 @@ def test_linear_opcheck(activation, number):
     harness.passes_opcheck("linear_backward", y, x, weight, y, bias, number, [True, True, True])
 
 
+def test_linear_epilogue_opcheck():
+    product, bias = normal(3, 5), normal(5)
+    harness.passes_opcheck("linear_epilogue", product, bias, 2)
+    harness.passes_opcheck("linear_epilogue_backward", product, product, bias, 2, [True, True])
+
+
+def test_linear_frees_the_product_before_the_products_of_its_backward():
+    """The node of the epilogue keeps the product; the node of the product keeps input and weight alone."""
+    y = functional.linear(*(one.requires_grad_() for one in tensors(7, 12, 10)), activation="gelu")
+    names = [type(y.grad_fn).__name__, *(type(node).__name__ for node, _ in y.grad_fn.next_functions)]
+    assert any("Mm" in name for name in names), names
+
+
 @pytest.mark.parametrize("activation", [None, "silu"])
 def test_linear_autocast(activation):
     x, weight, bias = tensors(3, 4, 5)

@@ -140,8 +140,8 @@ Triple allocate_backward(const Tensor&, const Tensor& input, const Tensor& weigh
           mask[2] ? allocate(input, {weight.sym_size(0)}, input.scalar_type()) : nothing(input)};
 }
 
-Pair epilogue_backward(const Target& target, const Tensor& grad, const Tensor& saved, const OptionalTensor& bias, int64_t rows,
-                       int64_t dim, int64_t activation, bool wants_dbias) {
+Pair run_epilogue_backward(const Target& target, const Tensor& grad, const Tensor& saved, const OptionalTensor& bias, int64_t rows,
+                           int64_t dim, int64_t activation, bool wants_dbias) {
   Tensor dz = allocate(grad, {rows, dim}, grad.scalar_type());
   Tensor dbias = wants_dbias ? allocate(grad, {dim}, grad.scalar_type()) : nothing(grad);
   if (dz.numel() == 0) return {dz, wants_dbias ? dbias.zero_() : dbias};
@@ -164,7 +164,7 @@ Triple backward(const Tensor& grad, const Tensor& input, const Tensor& weight, c
     dz = flat(grad);
     if (mask[2]) dbias = dz.sum(0);
   } else {
-    std::tie(dz, dbias) = epilogue_backward(target, grad, saved, bias, rows, dim, activation, mask[2]);
+    std::tie(dz, dbias) = run_epilogue_backward(target, grad, saved, bias, rows, dim, activation, mask[2]);
   }
   Tensor dx = nothing(input), dweight = nothing(input);
   if (mask[0]) dx = product(target, dz, weight.t()).view(input.sizes());
@@ -186,6 +186,65 @@ Triple backward_formula(const Tensor& grad, const Tensor& input, const Tensor& w
   const Tensor rows = flat(dz);
   return {mask[0] ? dz.matmul(weight) : nothing(input), mask[1] ? rows.t().matmul(flat(input)) : nothing(input),
           mask[2] ? rows.sum(0) : nothing(input)};
+}
+
+// The epilogue as an op of its own, for activations whose derivative needs the product: autograd then frees the product before
+// it computes the gradients of input and weight, as it does for separate layers.
+Tensor allocate_epilogue(const Tensor& product, const OptionalTensor&, int64_t) { return allocate_like(product); }
+
+Tensor epilogue(const Tensor& product, const OptionalTensor& bias, int64_t activation) {
+  Tensor y = allocate_epilogue(product, bias, activation);
+  const int64_t dim = product.size(-1);
+  const Rows z = as_rows(product, dim);
+  const Tensor b = contiguous(bias);
+  if (!z.empty())
+    kernels::linear_epilogue_forward(registry::target(kOp, product), Argument::output(y, {z.rows, dim}), z.input(), vector(b), activation);
+  return y;
+}
+
+Pair allocate_epilogue_backward(const Tensor&, const Tensor& product, const OptionalTensor&, int64_t, std::array<bool, 2> mask) {
+  return {allocate_like(product), mask[1] ? allocate(product, {product.sym_size(-1)}, product.scalar_type()) : nothing(product)};
+}
+
+Pair epilogue_backward(const Tensor& grad, const Tensor& product, const OptionalTensor& bias, int64_t activation,
+                       std::array<bool, 2> mask) {
+  const int64_t rows = c10::multiply_integers(product.sizes().slice(0, product.dim() - 1));
+  auto [dz, dbias] = run_epilogue_backward(registry::target(kOp, product), grad, product, bias, rows, product.size(-1), activation, mask[1]);
+  return {dz.view(product.sizes()), dbias};
+}
+
+Pair epilogue_backward_formula(const Tensor& grad, const Tensor& product, const OptionalTensor& bias, int64_t activation,
+                               std::array<bool, 2> mask) {
+  const Tensor slope = derivative(product, bias, static_cast<Activation>(activation));
+  const Tensor dz = (grad.to(slope.scalar_type()) * slope).to(product.scalar_type());
+  return {dz, mask[1] ? flat(dz).sum(0) : nothing(product)};
+}
+
+const auto& epilogue_op() {
+  static const auto op = find_op<decltype(epilogue)>("pylayers::linear_epilogue");
+  return op;
+}
+const auto& epilogue_backward_op() {
+  static const auto op = find_op<decltype(epilogue_backward)>("pylayers::linear_epilogue_backward");
+  return op;
+}
+
+const Differentiable kEpilogue = {
+    [](at::TensorList inputs, Extras& extras, Tensors& saved) {
+      saved = inputs.vec();
+      return epilogue_op().call(inputs[0], inputs[1], extras[0].toInt());
+    },
+    [](const Tensor& grad, const Tensors& saved, const Extras& extras, const std::vector<bool>& mask) -> Tensors {
+      auto [dz, dbias] = epilogue_backward_op().call(grad, saved[0], saved[1], extras[0].toInt(), {mask[0], mask[1]});
+      return {dz, dbias};
+    }};
+
+Pair epilogue_backward_autograd(const Tensor& grad, const Tensor& product, const OptionalTensor& bias, int64_t activation,
+                                std::array<bool, 2> mask) {
+  if (needs_formula(kOp, {&grad, &product, &value(bias)}) || needs_gradient({&grad, &product, &value(bias)}))
+    return epilogue_backward_formula(grad, product, bias, activation, mask);
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return epilogue_backward_op().call(grad, product, bias, activation, mask);
 }
 
 const auto& forward_op() {
@@ -235,10 +294,13 @@ Tensor run(const Tensor& input, const Tensor& weight, const OptionalTensor& bias
   check(input, weight, value(bias));
   if (needs_formula(kOp, {&input, &weight, &value(bias)})) return formula(input, weight, bias, kind);
   // Without activation the library's product with its own epilogue is the whole op.
-  if (kind == Activation::none && (input.is_meta() || !kernels::linear_forward.has(registry::target(kOp, input))))
-    return at::linear(input, weight, bias);
+  const bool fused = !input.is_meta() && kernels::linear_forward.has(registry::target(kOp, input));
+  if (kind == Activation::none && !fused) return at::linear(input, weight, bias);
   const auto number = static_cast<int64_t>(kind);
-  if (needs_gradient({&input, &weight, &value(bias)})) return apply(kDifferentiable, {input, weight, value(bias)}, {number});
+  if (needs_gradient({&input, &weight, &value(bias)})) {
+    if (fused || derivative_from_output(kind)) return apply(kDifferentiable, {input, weight, value(bias)}, {number});
+    return apply(kEpilogue, {at::linear(input, weight), value(bias)}, {number});
+  }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return std::get<0>(forward_op().call(input, weight, bias, number, false));
 }
@@ -274,23 +336,35 @@ TORCH_LIBRARY_FRAGMENT(pylayers, m) {
         {at::Tag::pt2_compliant_tag});
 }
 
+TORCH_LIBRARY_FRAGMENT(pylayers, m) {
+  m.def("linear_epilogue(Tensor product, Tensor? bias, int activation) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("linear_epilogue_backward(Tensor grad, Tensor product, Tensor? bias, int activation, bool[2] mask) -> (Tensor, Tensor)",
+        {at::Tag::pt2_compliant_tag});
+}
+
 TORCH_LIBRARY_IMPL(pylayers, CompositeExplicitAutograd, m) {
+  m.impl("linear_epilogue", epilogue);
+  m.impl("linear_epilogue_backward", epilogue_backward);
   m.impl("linear", run);
   m.impl("linear_forward", forward);
   m.impl("linear_backward", backward);
 }
 
 TORCH_LIBRARY_IMPL(pylayers, Meta, m) {
+  m.impl("linear_epilogue", allocate_epilogue);
+  m.impl("linear_epilogue_backward", allocate_epilogue_backward);
   m.impl("linear_forward", allocate_forward);
   m.impl("linear_backward", allocate_backward);
 }
 
 TORCH_LIBRARY_IMPL(pylayers, Autograd, m) {
+  m.impl("linear_epilogue_backward", epilogue_backward_autograd);
   m.impl("linear", run);
   m.impl("linear_backward", backward_autograd);
 }
 
 TORCH_LIBRARY_IMPL(pylayers, FuncTorchBatched, m) {
+  m.impl("linear_epilogue_backward", epilogue_backward_formula);
   m.impl("linear", run);
   m.impl("linear_backward", backward_formula);
 }

@@ -77,15 +77,25 @@ def resources(cubin):
 def main():
     import triton
     from triton.runtime.jit import JITFunction
+    from triton.backends.nvidia import compiler
     driver, report, compile_or_run = Offline(), [], JITFunction.run
     triton.runtime.driver.set_active(driver)
+    triton.knobs.compilation.always_compile = True  # what comes from the cache shows no calls
+    calls, link = set(), compiler.llvm.link_extern_libs
+
+    def link_and_note(module, paths):
+        calls.update(re.findall(r"call .*@(__nv_\w+)", str(module)))
+        link(module, paths)
+
+    compiler.llvm.link_extern_libs = link_and_note
 
     def only_compile(self, *args, grid, warmup, **options):
+        calls.clear()
         built = compile_or_run(self, *args, grid=grid, warmup=True, **options)
         ptx = built.asm["ptx"]
         kernel = f"{self.__module__.rpartition('.')[2]}.{self.__name__}"
         report.append(dict(resources(built.asm["cubin"]), kernel=kernel, architecture=driver.architecture, dtype=dtype,
-                           options=options, shared=built.metadata.shared, loads=len(WIDE_LOAD.findall(ptx)),
+                           options=options, libdevice=sorted(calls), shared=built.metadata.shared, loads=len(WIDE_LOAD.findall(ptx)),
                            stores=len(WIDE_STORE.findall(ptx))))
 
     JITFunction.run = only_compile
@@ -118,6 +128,11 @@ def test_every_kernel_compiles_for_every_architecture(report):
 
 def test_nothing_spills(report):
     assert [entry for entry in report if entry["STACK"] or entry["LOCAL"]] == []
+
+
+def test_no_function_of_libdevice_is_called(report):
+    # but the one that stands for a single instruction
+    assert {call for entry in report for call in entry["libdevice"]} <= {"__nv_rsqrtf"}
 
 
 def test_shared_memory_fits_every_gpu(report):

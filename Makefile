@@ -14,8 +14,7 @@ endif
 test: $(READY)
 	$(PY) -m pytest
 
-bench: $(READY)
-	$(PY) -m pylayers check
+bench: $(READY)  # which checks every kernel before it measures it
 	$(PY) -m pylayers bench $(BENCH)
 
 check: $(READY)

@@ -11,8 +11,6 @@ import pylayers
 RUNNABLE = [(one.name, device) for one in pylayers.backends().values() for device in one.devices]
 every_backend = pytest.mark.parametrize("backend,device", RUNNABLE, ids=["-".join(pair) for pair in RUNNABLE])
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=[str(dtype).removeprefix("torch.") for dtype in DTYPES])
-DEVICES = sorted({device for _, device in RUNNABLE})
-every_device = pytest.mark.parametrize("device", DEVICES)
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st  # noqa: E402
 
 BACKENDS = [pair for pair in harness.RUNNABLE if pair[0] not in ("reference", "triton")]
 few = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-every_fast_backend = pytest.mark.parametrize("backend,device", BACKENDS, ids=[pair[0] for pair in BACKENDS])
 
 
 @st.composite
@@ -29,38 +28,36 @@ def tensors(draw, device: str, dtype: torch.dtype, shape=None):
     return view[tuple(slice(start * step, (start + size) * step, step) for size, step in zip(shape, steps, strict=True))]
 
 
-@every_fast_backend
-@given(data=st.data())
-@few
-def test_rms_norm_random(backend, device, data):
-    dtype = data.draw(st.sampled_from(DTYPES))
-    x = data.draw(tensors(device, dtype))
-    shape = x.shape[-data.draw(st.integers(1, x.dim())) :]
-    weight = data.draw(tensors(device, dtype, tuple(shape)))
-    harness.matches_float64(
-        lambda a, w: functional.rms_norm(a, shape, w), lambda a, w: reference.rms_norm(a, shape, w), (x, weight), backend
-    )
+def random_test(body):
+    """A test from body(draw, tensor) → (function, reference, inputs), for every backend that is fast enough."""
+
+    @pytest.mark.parametrize("backend,device", BACKENDS, ids=[pair[0] for pair in BACKENDS])
+    @given(data=st.data())
+    @few
+    def test(backend, device, data):
+        dtype = data.draw(st.sampled_from(DTYPES))
+        harness.matches_float64(*body(data.draw, lambda shape=None: data.draw(tensors(device, dtype, shape))), backend)
+
+    return test
 
 
-@every_fast_backend
-@given(data=st.data())
-@few
-def test_swiglu_random(backend, device, data):
-    dtype = data.draw(st.sampled_from(DTYPES))
-    gate = data.draw(tensors(device, dtype))
-    up = data.draw(tensors(device, dtype, tuple(gate.shape)))
-    harness.matches_float64(functional.swiglu, reference.swiglu, (gate, up), backend)
+@random_test
+def test_rms_norm(draw, tensor):
+    x = tensor()
+    shape = tuple(x.shape[-draw(st.integers(1, x.dim())) :])
+    ours, exact = (lambda a, w, call=call: call(a, shape, w) for call in (functional.rms_norm, reference.rms_norm))
+    return ours, exact, (x, tensor(shape))
 
 
-@every_fast_backend
-@given(data=st.data())
-@few
-def test_linear_random(backend, device, data):
-    dtype = data.draw(st.sampled_from(DTYPES))
-    x = data.draw(tensors(device, dtype))
-    dim = data.draw(st.integers(1, 40))
-    weight = data.draw(tensors(device, dtype, (dim, x.shape[-1])))
-    bias = data.draw(tensors(device, dtype, (dim,)))
-    activation = data.draw(st.sampled_from([None, "relu", "gelu", "silu", "tanh"]))
+@random_test
+def test_swiglu(draw, tensor):
+    gate = tensor()
+    return functional.swiglu, reference.swiglu, (gate, tensor(tuple(gate.shape)))
+
+
+@random_test
+def test_linear(draw, tensor):
+    x, dim = tensor(), draw(st.integers(1, 40))
+    activation = draw(st.sampled_from([None, "relu", "gelu", "silu", "tanh"]))
     ours, exact = (lambda *three, call=call: call(*three, activation=activation) for call in (functional.linear, reference.linear))
-    harness.matches_float64(ours, exact, (x, weight, bias), backend)
+    return ours, exact, (x, tensor((dim, x.shape[-1])), tensor((dim,)))

@@ -82,13 +82,17 @@ inline Doubles tanh(Doubles x) {
   return by_lane(x, [](double v) { return std::tanh(v); });
 }
 
-// Φ(x) = ½ (1 + erf(x/√2)): ½ erfc(z) e^{z²} / t is a polynomial in t = 1 / (1 + 0.3 z), z = |x|/√2, to 2e-8.
+// Φ(x) = ½ (1 + erf(x/√2)): near 0 by a polynomial for erf, further out by one for erfc(z) e^{z²} in 1 / (1 + z/2).
 inline Floats normal_cdf(Floats x) {
-  const Floats z = magnitude(x) * 0.707106781f, t = 1 / (1 + .3f * z);
-  const Floats scaled = polynomial(t, -.0654259175f, .2460349798f, -.26290258765f, .28163555265f, -.0527158752f, .1097639799f,
-                                   .07358054815f, .0854401365f, .084589161f);
-  const Floats tail = scaled * t * exp(-z * z);
-  return x < 0 ? tail : 1 - tail;
+  const Floats z = magnitude(x) * 0.707106781f, s = z * z;
+  const Floats near = polynomial(s, 7.882497114e-05f, -8.018854994e-04f, 5.189311943e-03f, -2.685432880e-02f, 1.128359746e-01f,
+                                 -3.761262690e-01f, 1.128379166e+00f);
+  const Floats t = 1 / (1 + .5f * z);
+  const Floats scaled = polynomial(t, -5.831824263e-02f, 2.811919283e-01f, -4.808026837e-01f, 2.714708579e-01f, -2.259142432e-02f,
+                                   2.011966628e-01f, 2.434268151e-01f, 2.823378583e-01f, 2.820881945e-01f);
+  const Floats tail = scaled * t * exp(-s) * .5f;
+  const Floats far = x < 0 ? tail : 1 - tail;
+  return z < 1 ? .5f + .5f * with_sign_of(near * z, x) : far;
 }
 inline Doubles normal_cdf(Doubles x) {
   return by_lane(x, [](double v) { return .5 * std::erfc(-v * 0.70710678118654752440); });

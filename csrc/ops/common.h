@@ -3,7 +3,6 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymIntArrayRef.h>
-#include <torch/library.h>
 
 #include <optional>
 
@@ -65,11 +64,5 @@ inline OptionalTensor autocast_to(at::ScalarType dtype, const OptionalTensor& te
 }
 
 at::ScalarType autocast_dtype(const Tensor& input);
-
-// A typed handle on one of our own ops. Keep it in a function-local static.
-template <class Signature>
-c10::TypedOperatorHandle<Signature> find_op(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").template typed<Signature>();
-}
 
 }  // namespace pylayers

@@ -12,6 +12,7 @@
 #include "../activation.h"
 #include "autograd.h"
 #include "common.h"
+#include "op.h"
 #include "ops.h"
 
 namespace pylayers {
@@ -111,14 +112,23 @@ Tensor product(const Target& target, const Tensor& a, const Tensor& b) {
   return y;
 }
 
+// y = activation(z + bias); y may be z.
+void run_epilogue(const Target& target, const Tensor& y, const Tensor& product, const OptionalTensor& bias, int64_t activation) {
+  const int64_t dim = product.size(-1);
+  const Rows z = as_rows(product, dim);
+  const Tensor b = contiguous(bias);
+  if (!z.empty()) kernels::linear_epilogue_forward(target, Argument::output(y, {z.rows, dim}), z.input(), vector(b), activation);
+}
+
 Pair forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, int64_t activation, bool save) {
   const auto target = registry::target(kOp, input);
-  const Tensor b = contiguous(bias), x = flat(input);
+  const Tensor x = flat(input);
   const int64_t rows = x.size(0), dim = weight.size(0);
   const bool two = saves_product(activation, save);
   if (kernels::linear_forward.has(target) && x.numel() && dim) {
     auto outputs = allocate_forward(input, weight, bias, activation, save);
     auto& [y, saved] = outputs;
+    const Tensor b = contiguous(bias);
     kernels::linear_forward(target, Argument::output(y, {rows, dim}), two ? Argument::output(saved, {rows, dim}) : Argument(),
                             matrix(x), matrix(weight), vector(b), activation);
     return outputs;
@@ -127,9 +137,7 @@ Pair forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bi
   sizes.back() = dim;
   const Tensor z = product(target, x, weight).view(sizes);
   const Tensor y = two ? allocate_like(z) : z;
-  if (y.numel()) {
-    kernels::linear_epilogue_forward(target, Argument::output(y, {rows, dim}), Argument::input(z, {rows, dim}), vector(b), activation);
-  }
+  run_epilogue(target, y, z, bias, activation);
   return {y, two ? z : nothing(input)};
 }
 
@@ -140,52 +148,64 @@ Triple allocate_backward(const Tensor&, const Tensor& input, const Tensor& weigh
           mask[2] ? allocate(input, {weight.sym_size(0)}, input.scalar_type()) : nothing(input)};
 }
 
-Pair run_epilogue_backward(const Target& target, const Tensor& grad, const Tensor& saved, const OptionalTensor& bias, int64_t rows,
-                           int64_t dim, int64_t activation, bool wants_dbias) {
-  Tensor dz = allocate(grad, {rows, dim}, grad.scalar_type());
-  Tensor dbias = wants_dbias ? allocate(grad, {dim}, grad.scalar_type()) : nothing(grad);
-  if (dz.numel() == 0) return {dz, wants_dbias ? dbias.zero_() : dbias};
+// Gradients of product and bias. saved: the output where derivative_from_output holds, else the product.
+Pair allocate_epilogue_backward(const Tensor& grad, const Tensor&, const OptionalTensor&, int64_t, std::array<bool, 2> mask) {
+  return {allocate_like(grad), mask[1] ? allocate(grad, {grad.sym_size(-1)}, grad.scalar_type()) : nothing(grad)};
+}
+
+Pair epilogue_backward(const Tensor& grad, const Tensor& saved, const OptionalTensor& bias, int64_t activation,
+                       std::array<bool, 2> mask) {
+  auto outputs = allocate_epilogue_backward(grad, saved, bias, activation, mask);
+  auto& [dz, dbias] = outputs;
+  const int64_t dim = grad.size(-1);
   const Rows g = as_rows(grad, dim), s = as_rows(saved, dim);
-  const Tensor b = contiguous(bias), partial = wants_dbias ? partial_sums(grad, rows, dim) : Tensor();
-  kernels::linear_epilogue_backward(target, Argument::output(dz, {rows, dim}),
-                                    wants_dbias ? Argument::output(dbias, {dim}) : Argument(),
-                                    wants_dbias ? Argument::output(partial, partial.sizes()) : Argument(), g.input(), s.input(),
+  if (g.empty()) {
+    if (mask[1]) dbias.zero_();
+    return outputs;
+  }
+  const Tensor b = contiguous(bias), partial = mask[1] ? partial_sums(grad, g.rows, dim) : Tensor();
+  kernels::linear_epilogue_backward(registry::target(kOp, grad), Argument::output(dz, {g.rows, dim}),
+                                    mask[1] ? Argument::output(dbias, {dim}) : Argument(),
+                                    mask[1] ? Argument::output(partial, partial.sizes()) : Argument(), g.input(), s.input(),
                                     vector(b), activation);
-  return {dz, dbias};
+  return outputs;
+}
+
+Pair epilogue_backward_formula(const Tensor& grad, const Tensor& saved, const OptionalTensor& bias, int64_t activation,
+                               std::array<bool, 2> mask) {
+  const Tensor slope = derivative(saved, bias, static_cast<Activation>(activation));
+  const Tensor dz = (grad.to(slope.scalar_type()) * slope).to(grad.scalar_type());
+  return {dz, mask[1] ? flat(dz).sum(0) : nothing(grad)};
 }
 
 Triple backward(const Tensor& grad, const Tensor& input, const Tensor& weight, const Tensor& saved, const OptionalTensor& bias,
                 int64_t activation, std::array<bool, 3> mask) {
   const auto target = registry::target(kOp, input);
-  const int64_t dim = weight.size(0);
-  const int64_t rows = c10::multiply_integers(grad.sizes().slice(0, grad.dim() - 1));
-  Tensor dz, dbias = nothing(input);
-  if (activation == 0) {  // dproduct is grad itself
-    dz = flat(grad);
-    if (mask[2]) dbias = dz.sum(0);
-  } else {
-    std::tie(dz, dbias) = run_epilogue_backward(target, grad, saved, bias, rows, dim, activation, mask[2]);
+  Tensor dz = grad, dbias = nothing(input);
+  if (activation) {
+    std::tie(dz, dbias) = epilogue_backward(grad, saved, bias, activation, {true, mask[2]});
+  } else if (mask[2]) {
+    dbias = flat(grad).sum(0);
   }
+  const Tensor rows = flat(dz);
   Tensor dx = nothing(input), dweight = nothing(input);
-  if (mask[0]) dx = product(target, dz, weight.t()).view(input.sizes());
-  if (mask[1]) dweight = product(target, dz.t(), flat(input).t());
+  if (mask[0]) dx = product(target, rows, weight.t()).view(input.sizes());
+  if (mask[1]) dweight = product(target, rows.t(), flat(input).t());
   return {dx, dweight, dbias};
 }
 
-Triple backward_formula(const Tensor& grad, const Tensor& input, const Tensor& weight, const Tensor& saved,
-                        const OptionalTensor& bias, int64_t activation, std::array<bool, 3> mask) {
-  // From the inputs, not from `saved`: second derivatives flow through the product.
-  (void)saved;
+Triple backward_formula(const Tensor& grad, const Tensor& input, const Tensor& weight, const Tensor&, const OptionalTensor& bias,
+                        int64_t activation, std::array<bool, 3> mask) {
+  // From the inputs, not from what was saved: second derivatives flow through the product.
   const auto kind = static_cast<Activation>(activation);
-  Tensor dz = grad;
+  Tensor dz = grad, dbias = nothing(input);
   if (kind != Activation::none) {
-    const Tensor z = at::linear(input, weight);
-    const Tensor seen = derivative_from_output(kind) ? activate(at::linear(input, weight, bias), kind) : z;
-    dz = (grad.to(accumulation_dtype(grad.scalar_type())) * derivative(seen, bias, kind)).to(grad.scalar_type());
+    const Tensor seen = derivative_from_output(kind) ? activate(at::linear(input, weight, bias), kind) : at::linear(input, weight);
+    std::tie(dz, dbias) = epilogue_backward_formula(grad, seen, bias, activation, {true, mask[2]});
+  } else if (mask[2]) {
+    dbias = flat(grad).sum(0);
   }
-  const Tensor rows = flat(dz);
-  return {mask[0] ? dz.matmul(weight) : nothing(input), mask[1] ? rows.t().matmul(flat(input)) : nothing(input),
-          mask[2] ? rows.sum(0) : nothing(input)};
+  return {mask[0] ? dz.matmul(weight) : nothing(input), mask[1] ? flat(dz).t().matmul(flat(input)) : nothing(input), dbias};
 }
 
 // The epilogue as an op of its own, for activations whose derivative needs the product: autograd then frees the product before
@@ -193,68 +213,26 @@ Triple backward_formula(const Tensor& grad, const Tensor& input, const Tensor& w
 Tensor allocate_epilogue(const Tensor& product, const OptionalTensor&, int64_t) { return allocate_like(product); }
 
 Tensor epilogue(const Tensor& product, const OptionalTensor& bias, int64_t activation) {
-  Tensor y = allocate_epilogue(product, bias, activation);
-  const int64_t dim = product.size(-1);
-  const Rows z = as_rows(product, dim);
-  const Tensor b = contiguous(bias);
-  if (!z.empty())
-    kernels::linear_epilogue_forward(registry::target(kOp, product), Argument::output(y, {z.rows, dim}), z.input(), vector(b), activation);
+  Tensor y = allocate_like(product);
+  run_epilogue(registry::target(kOp, product), y, product, bias, activation);
   return y;
 }
 
-Pair allocate_epilogue_backward(const Tensor&, const Tensor& product, const OptionalTensor&, int64_t, std::array<bool, 2> mask) {
-  return {allocate_like(product), mask[1] ? allocate(product, {product.sym_size(-1)}, product.scalar_type()) : nothing(product)};
-}
-
-Pair epilogue_backward(const Tensor& grad, const Tensor& product, const OptionalTensor& bias, int64_t activation,
-                       std::array<bool, 2> mask) {
-  const int64_t rows = c10::multiply_integers(product.sizes().slice(0, product.dim() - 1));
-  auto [dz, dbias] = run_epilogue_backward(registry::target(kOp, product), grad, product, bias, rows, product.size(-1), activation, mask[1]);
-  return {dz.view(product.sizes()), dbias};
-}
-
-Pair epilogue_backward_formula(const Tensor& grad, const Tensor& product, const OptionalTensor& bias, int64_t activation,
-                               std::array<bool, 2> mask) {
-  const Tensor slope = derivative(product, bias, static_cast<Activation>(activation));
-  const Tensor dz = (grad.to(slope.scalar_type()) * slope).to(product.scalar_type());
-  return {dz, mask[1] ? flat(dz).sum(0) : nothing(product)};
-}
-
-const auto& epilogue_op() {
-  static const auto op = find_op<decltype(epilogue)>("pylayers::linear_epilogue");
-  return op;
-}
-const auto& epilogue_backward_op() {
-  static const auto op = find_op<decltype(epilogue_backward)>("pylayers::linear_epilogue_backward");
-  return op;
-}
+Op<decltype(linear)> op;
+Op<decltype(forward)> forward_op;
+Op<decltype(backward)> backward_op;
+Op<decltype(epilogue)> epilogue_op;
+Op<decltype(epilogue_backward)> epilogue_backward_op;
 
 const Differentiable kEpilogue = {
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       saved = inputs.vec();
-      return epilogue_op().call(inputs[0], inputs[1], extras[0].toInt());
+      return epilogue_op(inputs[0], inputs[1], extras[0].toInt());
     },
     [](const Tensor& grad, const Tensors& saved, const Extras& extras, const std::vector<bool>& mask) -> Tensors {
-      auto [dz, dbias] = epilogue_backward_op().call(grad, saved[0], saved[1], extras[0].toInt(), {mask[0], mask[1]});
+      auto [dz, dbias] = epilogue_backward_op(grad, saved[0], saved[1], extras[0].toInt(), {mask[0], mask[1]});
       return {dz, dbias};
     }};
-
-Pair epilogue_backward_autograd(const Tensor& grad, const Tensor& product, const OptionalTensor& bias, int64_t activation,
-                                std::array<bool, 2> mask) {
-  if (needs_formula(kOp, {&grad, &product, &value(bias)}) || needs_gradient({&grad, &product, &value(bias)}))
-    return epilogue_backward_formula(grad, product, bias, activation, mask);
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return epilogue_backward_op().call(grad, product, bias, activation, mask);
-}
-
-const auto& forward_op() {
-  static const auto op = find_op<decltype(forward)>("pylayers::linear_forward");
-  return op;
-}
-const auto& backward_op() {
-  static const auto op = find_op<decltype(backward)>("pylayers::linear_backward");
-  return op;
-}
 
 // Tells later whether y was changed in place: shares its version counter, not its memory.
 Tensor version_of(const Tensor& y) {
@@ -266,7 +244,7 @@ Tensor version_of(const Tensor& y) {
 const Differentiable kDifferentiable = {
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       const int64_t activation = extras[0].toInt();
-      auto [y, product] = forward_op().call(inputs[0], inputs[1], inputs[2], activation, true);
+      auto [y, product] = forward_op(inputs[0], inputs[1], inputs[2], activation, true);
       saved = {inputs[0], inputs[1], inputs[2], product};
       if (derivative_from_output(static_cast<Activation>(activation))) {
         // The output is saved for free, as an alias whose version nobody bumps: an edit of y is legal, and then the backward
@@ -282,10 +260,10 @@ const Differentiable kDifferentiable = {
       Tensor kept = saved[3];
       if (extras.size() > 1 && extras[1].toTensor()._version() != extras[2].toInt()) {
         const at::AutoDispatchBelowADInplaceOrView guard;
-        kept = std::get<0>(forward_op().call(saved[0], saved[1], saved[2], activation, false));
+        kept = std::get<0>(forward_op(saved[0], saved[1], saved[2], activation, false));
       }
       auto [dx, dweight, dbias] =
-          backward_op().call(grad, saved[0], saved[1], kept, saved[2], activation, {mask[0], mask[1], mask[2]});
+          backward_op(grad, saved[0], saved[1], kept, saved[2], activation, {mask[0], mask[1], mask[2]});
       return {dx, dweight, dbias};
     }};
 
@@ -302,15 +280,7 @@ Tensor run(const Tensor& input, const Tensor& weight, const OptionalTensor& bias
     return apply(kEpilogue, {at::linear(input, weight), value(bias)}, {number});
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return std::get<0>(forward_op().call(input, weight, bias, number, false));
-}
-
-Triple backward_autograd(const Tensor& grad, const Tensor& input, const Tensor& weight, const Tensor& saved,
-                         const OptionalTensor& bias, int64_t activation, std::array<bool, 3> mask) {
-  if (needs_formula(kOp, {&grad, &input, &weight, &value(bias)}) || needs_gradient({&grad, &input, &weight, &value(bias)}))
-    return backward_formula(grad, input, weight, saved, bias, activation, mask);
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return backward_op().call(grad, input, weight, saved, bias, activation, mask);
+  return std::get<0>(forward_op(input, weight, bias, number, false));
 }
 
 // As torch.nn.functional.linear: the product runs in the lower precision.
@@ -323,53 +293,20 @@ Tensor autocast(const Tensor& input, const Tensor& weight, const OptionalTensor&
 }  // namespace
 
 Tensor linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, std::optional<std::string_view> activation) {
-  static const auto op = find_op<decltype(linear)>("pylayers::linear");
-  return op.call(input, weight, bias, activation);
+  return op(input, weight, bias, activation);
 }
 
 TORCH_LIBRARY_FRAGMENT(pylayers, m) {
-  m.def("linear(Tensor input, Tensor weight, Tensor? bias=None, str? activation=None) -> Tensor", {at::Tag::pt2_compliant_tag});
-  m.def("linear_forward(Tensor input, Tensor weight, Tensor? bias, int activation, bool save) -> (Tensor, Tensor)",
-        {at::Tag::pt2_compliant_tag});
-  m.def("linear_backward(Tensor grad, Tensor input, Tensor weight, Tensor saved, Tensor? bias, int activation, bool[3] mask) "
-        "-> (Tensor, Tensor, Tensor)",
-        {at::Tag::pt2_compliant_tag});
+  op.define_public(m, "linear(Tensor input, Tensor weight, Tensor? bias=None, str? activation=None) -> Tensor", run, autocast);
+  forward_op.define_kernel(m, "linear_forward(Tensor input, Tensor weight, Tensor? bias, int activation, bool save) -> (Tensor, Tensor)",
+                           forward, allocate_forward);
+  backward_op.define_backward(m, kOp, "linear_backward(Tensor grad, Tensor input, Tensor weight, Tensor saved, Tensor? bias, "
+                                      "int activation, bool[3] mask) -> (Tensor, Tensor, Tensor)",
+                              backward, allocate_backward, backward_formula);
+  epilogue_op.define_kernel(m, "linear_epilogue(Tensor product, Tensor? bias, int activation) -> Tensor", epilogue, allocate_epilogue);
+  epilogue_backward_op.define_backward(m, kOp, "linear_epilogue_backward(Tensor grad, Tensor saved, Tensor? bias, int activation, "
+                                               "bool[2] mask) -> (Tensor, Tensor)",
+                                       epilogue_backward, allocate_epilogue_backward, epilogue_backward_formula);
 }
-
-TORCH_LIBRARY_FRAGMENT(pylayers, m) {
-  m.def("linear_epilogue(Tensor product, Tensor? bias, int activation) -> Tensor", {at::Tag::pt2_compliant_tag});
-  m.def("linear_epilogue_backward(Tensor grad, Tensor product, Tensor? bias, int activation, bool[2] mask) -> (Tensor, Tensor)",
-        {at::Tag::pt2_compliant_tag});
-}
-
-TORCH_LIBRARY_IMPL(pylayers, CompositeExplicitAutograd, m) {
-  m.impl("linear_epilogue", epilogue);
-  m.impl("linear_epilogue_backward", epilogue_backward);
-  m.impl("linear", run);
-  m.impl("linear_forward", forward);
-  m.impl("linear_backward", backward);
-}
-
-TORCH_LIBRARY_IMPL(pylayers, Meta, m) {
-  m.impl("linear_epilogue", allocate_epilogue);
-  m.impl("linear_epilogue_backward", allocate_epilogue_backward);
-  m.impl("linear_forward", allocate_forward);
-  m.impl("linear_backward", allocate_backward);
-}
-
-TORCH_LIBRARY_IMPL(pylayers, Autograd, m) {
-  m.impl("linear_epilogue_backward", epilogue_backward_autograd);
-  m.impl("linear", run);
-  m.impl("linear_backward", backward_autograd);
-}
-
-TORCH_LIBRARY_IMPL(pylayers, FuncTorchBatched, m) {
-  m.impl("linear_epilogue_backward", epilogue_backward_formula);
-  m.impl("linear", run);
-  m.impl("linear_backward", backward_formula);
-}
-
-TORCH_LIBRARY_IMPL(pylayers, AutocastCPU, m) { m.impl("linear", autocast); }
-TORCH_LIBRARY_IMPL(pylayers, AutocastCUDA, m) { m.impl("linear", autocast); }
 
 }  // namespace pylayers

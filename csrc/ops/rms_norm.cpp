@@ -3,6 +3,7 @@
 
 #include "autograd.h"
 #include "common.h"
+#include "op.h"
 #include "ops.h"
 
 namespace pylayers {
@@ -104,24 +105,18 @@ Pair backward(const Tensor& grad, const Tensor& input, const OptionalTensor& wei
   return outputs;
 }
 
-const auto& forward_op() {
-  static const auto op = find_op<decltype(forward)>("pylayers::rms_norm_forward");
-  return op;
-}
-
-const auto& backward_op() {
-  static const auto op = find_op<decltype(backward)>("pylayers::rms_norm_backward");
-  return op;
-}
+Op<decltype(rms_norm)> op;
+Op<decltype(forward)> forward_op;
+Op<decltype(backward)> backward_op;
 
 const Differentiable kDifferentiable = {
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
-      auto [y, rstd] = forward_op().call(inputs[0], inputs[1], extras[0].toInt(), extras[1].toDouble(), extras[2].toDouble(), true);
+      auto [y, rstd] = forward_op(inputs[0], inputs[1], extras[0].toInt(), extras[1].toDouble(), extras[2].toDouble(), true);
       saved = {inputs[0], inputs[1], rstd};
       return y;
     },
     [](const Tensor& grad, const Tensors& saved, const Extras& extras, const std::vector<bool>& mask) -> Tensors {
-      auto [dx, dweight] = backward_op().call(grad, saved[0], saved[1], saved[2], extras[0].toInt(), extras[1].toDouble(),
+      auto [dx, dweight] = backward_op(grad, saved[0], saved[1], saved[2], extras[0].toInt(), extras[1].toDouble(),
                                               extras[2].toDouble(), {mask[0], mask[1]});
       return {dx, dweight};
     }};
@@ -134,15 +129,7 @@ Tensor run(const Tensor& input, c10::SymIntArrayRef normalized_shape, const Opti
   if (needs_formula(kOp, {&input, &value(weight)})) return formula(input, weight, dims, epsilon, offset);
   if (needs_gradient({&input, &value(weight)})) return apply(kDifferentiable, {input, value(weight)}, {dims, epsilon, offset});
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return std::get<0>(forward_op().call(input, weight, dims, epsilon, offset, false));
-}
-
-Pair backward_autograd(const Tensor& grad, const Tensor& input, const OptionalTensor& weight, const Tensor& rstd, int64_t dims,
-                       double eps, double offset, std::array<bool, 2> mask) {
-  if (needs_formula(kOp, {&grad, &input, &value(weight)}) || needs_gradient({&grad, &input, &value(weight)}))
-    return backward_formula(grad, input, weight, rstd, dims, eps, offset, mask);
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return backward_op().call(grad, input, weight, rstd, dims, eps, offset, mask);
+  return std::get<0>(forward_op(input, weight, dims, epsilon, offset, false));
 }
 
 // As torch does under autocast: the dtype of the input decides.
@@ -156,42 +143,17 @@ Tensor autocast(const Tensor& input, c10::SymIntArrayRef normalized_shape, const
 
 Tensor rms_norm(const Tensor& input, c10::SymIntArrayRef normalized_shape, const OptionalTensor& weight, std::optional<double> eps,
                 double offset) {
-  static const auto op = find_op<decltype(rms_norm)>("pylayers::rms_norm");
-  return op.call(input, normalized_shape, weight, eps, offset);
+  return op(input, normalized_shape, weight, eps, offset);
 }
 
 TORCH_LIBRARY_FRAGMENT(pylayers, m) {
-  m.def("rms_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, float? eps=None, float offset=0.0) -> Tensor",
-        {at::Tag::pt2_compliant_tag});
-  m.def("rms_norm_forward(Tensor input, Tensor? weight, int dims, float eps, float offset, bool save) -> (Tensor, Tensor)",
-        {at::Tag::pt2_compliant_tag});
-  m.def("rms_norm_backward(Tensor grad, Tensor input, Tensor? weight, Tensor rstd, int dims, float eps, float offset, bool[2] mask) "
-        "-> (Tensor, Tensor)",
-        {at::Tag::pt2_compliant_tag});
+  op.define_public(m, "rms_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, float? eps=None, float offset=0.0) -> Tensor",
+                   run, autocast);
+  forward_op.define_kernel(m, "rms_norm_forward(Tensor input, Tensor? weight, int dims, float eps, float offset, bool save) "
+                              "-> (Tensor, Tensor)", forward, allocate_forward);
+  backward_op.define_backward(m, kOp, "rms_norm_backward(Tensor grad, Tensor input, Tensor? weight, Tensor rstd, int dims, float eps, "
+                                      "float offset, bool[2] mask) -> (Tensor, Tensor)",
+                              backward, allocate_backward, backward_formula);
 }
-
-TORCH_LIBRARY_IMPL(pylayers, CompositeExplicitAutograd, m) {
-  m.impl("rms_norm", run);
-  m.impl("rms_norm_forward", forward);
-  m.impl("rms_norm_backward", backward);
-}
-
-TORCH_LIBRARY_IMPL(pylayers, Meta, m) {
-  m.impl("rms_norm_forward", allocate_forward);
-  m.impl("rms_norm_backward", allocate_backward);
-}
-
-TORCH_LIBRARY_IMPL(pylayers, Autograd, m) {
-  m.impl("rms_norm", run);
-  m.impl("rms_norm_backward", backward_autograd);
-}
-
-TORCH_LIBRARY_IMPL(pylayers, FuncTorchBatched, m) {
-  m.impl("rms_norm", run);
-  m.impl("rms_norm_backward", backward_formula);
-}
-
-TORCH_LIBRARY_IMPL(pylayers, AutocastCPU, m) { m.impl("rms_norm", autocast); }
-TORCH_LIBRARY_IMPL(pylayers, AutocastCUDA, m) { m.impl("rms_norm", autocast); }
 
 }  // namespace pylayers

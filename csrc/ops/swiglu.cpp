@@ -5,6 +5,7 @@
 
 #include "autograd.h"
 #include "common.h"
+#include "op.h"
 #include "ops.h"
 
 namespace pylayers {
@@ -114,40 +115,30 @@ Tensor packed_backward(const Tensor& grad, const Tensor& input) {
   return dinput;
 }
 
-const auto& forward_op() {
-  static const auto op = find_op<decltype(forward)>("pylayers::swiglu_forward");
-  return op;
-}
-const auto& backward_op() {
-  static const auto op = find_op<decltype(backward)>("pylayers::swiglu_backward");
-  return op;
-}
-const auto& packed_forward_op() {
-  static const auto op = find_op<decltype(packed_forward)>("pylayers::swiglu_packed_forward");
-  return op;
-}
-const auto& packed_backward_op() {
-  static const auto op = find_op<decltype(packed_backward)>("pylayers::swiglu_packed_backward");
-  return op;
-}
+Op<decltype(swiglu)> op;
+Op<decltype(forward)> forward_op;
+Op<decltype(backward)> backward_op;
+Op<decltype(swiglu_packed)> packed_op;
+Op<decltype(packed_forward)> packed_forward_op;
+Op<decltype(packed_backward)> packed_backward_op;
 
 const Differentiable kDifferentiable = {
     [](at::TensorList inputs, Extras&, Tensors& saved) {
       saved = inputs.vec();
-      return forward_op().call(inputs[0], inputs[1]);
+      return forward_op(inputs[0], inputs[1]);
     },
     [](const Tensor& grad, const Tensors& saved, const Extras&, const std::vector<bool>&) -> Tensors {
-      auto [dgate, dup] = backward_op().call(grad, saved[0], saved[1]);
+      auto [dgate, dup] = backward_op(grad, saved[0], saved[1]);
       return {dgate, dup};
     }};
 
 const Differentiable kPackedDifferentiable = {
     [](at::TensorList inputs, Extras&, Tensors& saved) {
       saved = inputs.vec();
-      return packed_forward_op().call(inputs[0]);
+      return packed_forward_op(inputs[0]);
     },
     [](const Tensor& grad, const Tensors& saved, const Extras&, const std::vector<bool>&) -> Tensors {
-      return {packed_backward_op().call(grad, saved[0])};
+      return {packed_backward_op(grad, saved[0])};
     }};
 
 Tensor run(const Tensor& gate, const Tensor& up) {
@@ -155,7 +146,7 @@ Tensor run(const Tensor& gate, const Tensor& up) {
   if (needs_formula(kOp, {&gate, &up})) return formula(gate, up);
   if (needs_gradient({&gate, &up})) return apply(kDifferentiable, {gate, up});
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return forward_op().call(gate, up);
+  return forward_op(gate, up);
 }
 
 Tensor run_packed(const Tensor& input) {
@@ -163,19 +154,7 @@ Tensor run_packed(const Tensor& input) {
   if (needs_formula(kPackedOp, {&input})) return packed_formula(input);
   if (needs_gradient({&input})) return apply(kPackedDifferentiable, {input});
   const at::AutoDispatchBelowADInplaceOrView guard;
-  return packed_forward_op().call(input);
-}
-
-Pair backward_autograd(const Tensor& grad, const Tensor& gate, const Tensor& up) {
-  if (needs_formula(kOp, {&grad, &gate, &up}) || needs_gradient({&grad, &gate, &up})) return backward_formula(grad, gate, up);
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return backward_op().call(grad, gate, up);
-}
-
-Tensor packed_backward_autograd(const Tensor& grad, const Tensor& input) {
-  if (needs_formula(kPackedOp, {&grad, &input}) || needs_gradient({&grad, &input})) return packed_backward_formula(grad, input);
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return packed_backward_op().call(grad, input);
+  return packed_forward_op(input);
 }
 
 // As torch's product does under autocast: the wider of the two dtypes.
@@ -187,56 +166,18 @@ Tensor autocast(const Tensor& gate, const Tensor& up) {
 
 }  // namespace
 
-Tensor swiglu(const Tensor& gate, const Tensor& up) {
-  static const auto op = find_op<decltype(swiglu)>("pylayers::swiglu");
-  return op.call(gate, up);
-}
-
-Tensor swiglu_packed(const Tensor& input) {
-  static const auto op = find_op<decltype(swiglu_packed)>("pylayers::swiglu_packed");
-  return op.call(input);
-}
+Tensor swiglu(const Tensor& gate, const Tensor& up) { return op(gate, up); }
+Tensor swiglu_packed(const Tensor& input) { return packed_op(input); }
 
 TORCH_LIBRARY_FRAGMENT(pylayers, m) {
-  m.def("swiglu(Tensor gate, Tensor up) -> Tensor", {at::Tag::pt2_compliant_tag});
-  m.def("swiglu_forward(Tensor gate, Tensor up) -> Tensor", {at::Tag::pt2_compliant_tag});
-  m.def("swiglu_backward(Tensor grad, Tensor gate, Tensor up) -> (Tensor, Tensor)", {at::Tag::pt2_compliant_tag});
-  m.def("swiglu_packed(Tensor input) -> Tensor", {at::Tag::pt2_compliant_tag});
-  m.def("swiglu_packed_forward(Tensor input) -> Tensor", {at::Tag::pt2_compliant_tag});
-  m.def("swiglu_packed_backward(Tensor grad, Tensor input) -> Tensor", {at::Tag::pt2_compliant_tag});
+  op.define_public(m, "swiglu(Tensor gate, Tensor up) -> Tensor", run, autocast);
+  forward_op.define_kernel(m, "swiglu_forward(Tensor gate, Tensor up) -> Tensor", forward, allocate_forward);
+  backward_op.define_backward(m, kOp, "swiglu_backward(Tensor grad, Tensor gate, Tensor up) -> (Tensor, Tensor)", backward,
+                              allocate_backward, backward_formula);
+  packed_op.define_public(m, "swiglu_packed(Tensor input) -> Tensor", run_packed);
+  packed_forward_op.define_kernel(m, "swiglu_packed_forward(Tensor input) -> Tensor", packed_forward, allocate_packed_forward);
+  packed_backward_op.define_backward(m, kPackedOp, "swiglu_packed_backward(Tensor grad, Tensor input) -> Tensor", packed_backward,
+                                     allocate_packed_backward, packed_backward_formula);
 }
-
-TORCH_LIBRARY_IMPL(pylayers, CompositeExplicitAutograd, m) {
-  m.impl("swiglu", run);
-  m.impl("swiglu_forward", forward);
-  m.impl("swiglu_backward", backward);
-  m.impl("swiglu_packed", run_packed);
-  m.impl("swiglu_packed_forward", packed_forward);
-  m.impl("swiglu_packed_backward", packed_backward);
-}
-
-TORCH_LIBRARY_IMPL(pylayers, Meta, m) {
-  m.impl("swiglu_forward", allocate_forward);
-  m.impl("swiglu_backward", allocate_backward);
-  m.impl("swiglu_packed_forward", allocate_packed_forward);
-  m.impl("swiglu_packed_backward", allocate_packed_backward);
-}
-
-TORCH_LIBRARY_IMPL(pylayers, Autograd, m) {
-  m.impl("swiglu", run);
-  m.impl("swiglu_backward", backward_autograd);
-  m.impl("swiglu_packed", run_packed);
-  m.impl("swiglu_packed_backward", packed_backward_autograd);
-}
-
-TORCH_LIBRARY_IMPL(pylayers, FuncTorchBatched, m) {
-  m.impl("swiglu", run);
-  m.impl("swiglu_backward", backward_formula);
-  m.impl("swiglu_packed", run_packed);
-  m.impl("swiglu_packed_backward", packed_backward_formula);
-}
-
-TORCH_LIBRARY_IMPL(pylayers, AutocastCPU, m) { m.impl("swiglu", autocast); }
-TORCH_LIBRARY_IMPL(pylayers, AutocastCUDA, m) { m.impl("swiglu", autocast); }
 
 }  // namespace pylayers

@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 PY ?= $(VENV)/bin/python
+# The emulator compiles the CUDA kernels: where there is no nvcc, with the one from PyPI.
+NVCC := $(if $(shell command -v nvcc),,nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl)
 SOURCES := $(shell find csrc build_support setup.py pyproject.toml -type f -not -name '*.pyc')
 
 ifeq ($(PY),$(VENV)/bin/python)
@@ -34,7 +36,7 @@ stubs: $(READY)
 $(VENV)/environment: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pytest hypothesis plotly rich
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pytest hypothesis plotly rich $(NVCC)
 	touch $@
 
 # Reinstalled when something that is compiled changed; Python files are used where they are.

@@ -14,6 +14,9 @@ sys.path.insert(0, str(ROOT / "build_support"))
 import cuda_toolkit  # noqa: E402
 from setuptools import setup  # noqa: E402
 
+# nvcc from PyPI, with what it needs. Of one version: a compiler of another one makes PTX that its parts refuse.
+NVCC = ("cuda-nvcc", "cuda-crt", "nvvm", "cuda-runtime", "cuda-cccl")
+
 toolkit = cuda_toolkit.find()
 print(f"pylayers: {toolkit.note}", file=sys.stderr)
 
@@ -33,14 +36,25 @@ setup(
         "pylayers.modules",
         "pylayers.functional",
         "pylayers.reference",
+        "pylayers.emulator",
         "pylayers.triton_kernels",
         "pylayers.benchmarks",
+        "pylayers.csrc",
     ],
-    package_dir={"pylayers.triton_kernels": "triton_kernels", "pylayers.benchmarks": "benchmarks"},
-    package_data={"pylayers": ["py.typed", "*.pyi"]},
+    package_dir={"pylayers.triton_kernels": "triton_kernels", "pylayers.benchmarks": "benchmarks", "pylayers.csrc": "csrc"},
+    # The emulator compiles its engine and the CUDA kernels where it runs.
+    package_data={
+        "pylayers": ["py.typed", "*.pyi"],
+        "pylayers.emulator": ["native/**/*.h", "native/**/*.cpp"],
+        "pylayers.csrc": ["*.h", "*.def", "cuda/*.cu", "cuda/*.h", "cuda/device/*.cuh"],
+    },
     ext_modules=extensions.modules(ROOT, toolkit),
     cmdclass={"build_ext": extensions.Build},
     install_requires=[extensions.torch_requirement()],
-    extras_require={"bench": ["plotly", "rich"], "test": ["pytest", "hypothesis", "numpy"]},
+    extras_require={
+        "bench": ["plotly", "rich"],
+        "test": ["pytest", "hypothesis", "numpy"],
+        "emulator": ["numpy", *(f"nvidia-{name}==13.0.*" for name in NVCC)],
+    },
     zip_safe=False,
 )

@@ -17,6 +17,16 @@ py::object to_python(const c10::IValue& argument) {
   return py::none();
 }
 
+void call(PyObject* function, const py::tuple& arguments) {
+  if (PyObject* result = PyObject_CallObject(function, arguments.ptr())) {
+    Py_DECREF(result);
+    return;
+  }
+  python_error error;  // travels through the dispatcher and the autograd engine as it is
+  error.persist();
+  throw std::move(error);
+}
+
 // A kernel written in Python. The table outlives the interpreter, so the function is never released.
 Boxed python_kernel(const py::object& function) {
   PyObject* kernel = py::object(function).release().ptr();
@@ -24,14 +34,37 @@ Boxed python_kernel(const py::object& function) {
     const py::gil_scoped_acquire gil;
     py::tuple converted(arguments.size());
     for (size_t i = 0; i < arguments.size(); ++i) converted[i] = to_python(arguments[i]);
-    if (PyObject* result = PyObject_CallObject(kernel, converted.ptr())) {
-      Py_DECREF(result);
-      return;
-    }
-    python_error error;  // travels through the dispatcher and the autograd engine as it is
-    error.persist();
-    throw std::move(error);
+    call(kernel, converted);
   };
+}
+
+// (address, bytes of an element, sizes, strides, whether it is written); None for a scalar and for what is left out.
+py::object to_python(const Argument* argument) {
+  if (!argument || !argument->view.data) return py::none();
+  const auto& view = argument->view;
+  const std::vector<int64_t> size(view.size, view.size + view.dims), stride(view.stride, view.stride + view.dims);
+  return py::make_tuple(reinterpret_cast<uintptr_t>(view.data), argument->tensor->element_size(), size, stride, argument->written);
+}
+
+void observe(const std::vector<std::string>& backends, const py::object& before, const py::object& after) {
+  const auto hold = [](const py::object& function) {
+    return std::shared_ptr<PyObject>(py::object(function).release().ptr(), [](PyObject* held) {
+      const py::gil_scoped_acquire gil;
+      Py_DECREF(held);
+    });
+  };
+  std::vector<BackendId> ids;
+  for (const auto& name : backends) ids.push_back(registry::find(name));
+  registry::observe(ids, {[function = hold(before)](const char* kernel, const std::vector<const Argument*>& arguments) {
+                            const py::gil_scoped_acquire gil;
+                            py::list converted;
+                            for (const auto* argument : arguments) converted.append(to_python(argument));
+                            call(function.get(), py::make_tuple(kernel, converted));
+                          },
+                          [function = hold(after)](const char* kernel, bool failed) {
+                            const py::gil_scoped_acquire gil;
+                            call(function.get(), py::make_tuple(kernel, failed));
+                          }});
 }
 
 std::vector<std::string> register_kernels(const std::string& backend, const py::object& kernels,
@@ -94,5 +127,9 @@ PYBIND11_MODULE(_C, m) {
     registry::serve(registry::find(backend), c10::Device(device).type(), on);
   }, py::arg("backend"), py::arg("device"), py::arg("on"), "Let a backend serve a device type, or not.");
   m.def("poison_outputs", &registry::poison_outputs, py::arg("on"), "Fill outputs with NaN before every kernel runs.");
+  m.def("observe", &observe, py::arg("backends"), py::arg("before"), py::arg("after"),
+        "Call before(kernel, arguments) and after(kernel, failed) around kernels that these backends run for CPU tensors.");
+  m.def("emulate", [](const std::string& kernel, uintptr_t launcher) { registry::emulate(kernel, reinterpret_cast<void*>(launcher)); },
+        py::arg("kernel"), py::arg("launcher"), "The launcher that serves CPU tensors on \"cuda\" by its address; 0: none.");
   m.def("cpu_capability", &registry::cpu_capability, "The instruction set in use: baseline, avx2 or avx512.");
 }

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 
 namespace pylayers {
 namespace {
@@ -30,6 +31,18 @@ std::vector<KernelEntry*>& entries() {
 std::atomic<BackendId> chosen{kDefault};
 thread_local BackendId chosen_here = kDefault;
 std::atomic<bool> poison{false};
+
+// Never destroyed: what it calls may be gone by then.
+std::shared_ptr<const Observer>& observer() {
+  static auto* current = new std::shared_ptr<const Observer>;
+  return *current;
+}
+
+KernelEntry* find_entry(const std::string& kernel) {
+  for (auto* entry : entries())
+    if (entry->name() == kernel) return entry;
+  return nullptr;
+}
 
 std::string detect_capability() {
   const char* forced = std::getenv("PYLAYERS_CPU_CAPABILITY");
@@ -172,19 +185,15 @@ std::vector<std::string> kernels_of(BackendId backend) {
   std::vector<std::string> names;
   for (const auto* entry : entries()) {
     const auto& implementation = entry->implementations_.at(backend);
-    if (implementation.native || implementation.boxed) names.emplace_back(entry->name());
+    if (implementation.native || implementation.emulated || implementation.boxed) names.emplace_back(entry->name());
   }
   return names;
 }
 
 void set(const std::string& kernel, BackendId backend, Boxed function) {
-  for (auto* entry : entries()) {
-    if (entry->name() == kernel) {
-      entry->implementations_.at(backend) = {nullptr, false, std::move(function)};
-      return;
-    }
-  }
-  TORCH_CHECK_VALUE(false, "register_kernels: there is no kernel '", kernel, "'");
+  auto* entry = find_entry(kernel);
+  TORCH_CHECK_VALUE(entry, "register_kernels: there is no kernel '", kernel, "'");
+  entry->implementations_.at(backend) = {nullptr, false, std::move(function)};
 }
 
 std::string cpu_capability() {
@@ -193,6 +202,21 @@ std::string cpu_capability() {
 }
 
 void poison_outputs(bool on) { poison = on; }
+
+std::atomic<uint64_t> observed{0};
+
+void observe(const std::vector<BackendId>& backends, Observer one) {
+  uint64_t bits = 0;
+  for (const auto backend : backends) bits |= 1ull << backend;
+  std::atomic_store(&observer(), std::make_shared<const Observer>(std::move(one)));
+  observed = bits;
+}
+
+void emulate(const std::string& kernel, void* on_cuda) {
+  auto* entry = find_entry(kernel);
+  TORCH_CHECK_VALUE(entry, "emulate: there is no kernel '", kernel, "'");
+  entry->implementations_.at(kCuda).emulated = on_cuda;
+}
 
 Scope::Scope(BackendId backend) : before_(chosen_here) { chosen_here = backend; }
 Scope::~Scope() { chosen_here = before_; }
@@ -209,7 +233,7 @@ KernelEntry::KernelEntry(const char* name, void* cpu, void* cuda) : name_(name) 
 }
 
 const KernelEntry::Implementation* KernelEntry::find(const Target& target) const {
-  const auto exists = [](const Implementation& implementation) { return implementation.native || implementation.boxed; };
+  const auto exists = [&](const Implementation& one) { return one.native_on(target.device) || one.boxed; };
   const auto& own = implementations_.at(target.backend);
   if (exists(own)) return &own;
   if (table()[target.backend].complete) return nullptr;
@@ -239,6 +263,18 @@ void prepare_outputs(std::initializer_list<const Argument*> arguments) {
       also_input |= other && !other->written && other->view.data == output->view.data;
     if (!also_input) output->as_tensor().fill_(std::nan(""));
   }
+}
+
+void run_observed(const char* kernel, const std::vector<const Argument*>& arguments, const std::function<void()>& run) {
+  const auto now = std::atomic_load(&observer());
+  now->before(kernel, arguments);
+  try {
+    run();
+  } catch (...) {
+    now->after(kernel, true);
+    throw;
+  }
+  now->after(kernel, false);
 }
 
 namespace kernels {

@@ -5,6 +5,7 @@
 #include <ATen/core/ivalue.h>
 
 #include <array>
+#include <atomic>
 #include <functional>
 #include <string>
 #include <type_traits>
@@ -35,6 +36,12 @@ struct Argument {
 
 // A backend of Python functions, called as f(outputs…, inputs…, scalars…) with None for what is left out.
 using Boxed = std::function<void(const std::vector<c10::IValue>&)>;
+
+// What emulation does around a kernel call: before it, and after it with whether it threw. May throw instead.
+struct Observer {
+  std::function<void(const char* kernel, const std::vector<const Argument*>& arguments)> before;
+  std::function<void(const char* kernel, bool failed)> after;
+};
 
 using BackendId = int;
 inline constexpr BackendId kDefault = -1;
@@ -69,6 +76,12 @@ PYLAYERS_API void set(const std::string& kernel, BackendId backend, Boxed functi
 PYLAYERS_API std::string cpu_capability();                                 // "baseline", "avx2" or "avx512"
 PYLAYERS_API void poison_outputs(bool on);                                 // fill outputs with NaN before every kernel
 
+// Emulation: calls of these backends for CPU tensors are observed, and kernels of "cuda" that CPU tensors take are set. Null: none.
+PYLAYERS_API void observe(const std::vector<BackendId>& backends, Observer observer);
+PYLAYERS_API void emulate(const std::string& kernel, void* on_cuda);
+extern PYLAYERS_API std::atomic<uint64_t> observed;  // bit i: backend i
+inline bool emulates(BackendId backend) { return backend >= 0 && observed.load(std::memory_order_relaxed) >> backend & 1; }
+
 // Within its life, calls of this thread are served by `backend`: a backward runs where its forward ran.
 class PYLAYERS_API Scope {
  public:
@@ -93,12 +106,15 @@ class PYLAYERS_API KernelEntry {
     void* native = nullptr;
     bool takes_stream = false;
     Boxed boxed;
+    void* emulated = nullptr;  // takes a stream too, and memory of the CPU
+    void* native_on(c10::Device device) const { return takes_stream && device.is_cpu() ? emulated : native; }
   };
   const Implementation* find(const Target& target) const;
   const Implementation& resolve(const Target& target) const;
 
  private:
   friend void registry::set(const std::string&, BackendId, Boxed);
+  friend void registry::emulate(const std::string&, void*);
   friend std::vector<std::string> registry::kernels_of(BackendId);
   const char* name_;
   std::array<Implementation, kMaxBackends> implementations_;
@@ -107,6 +123,7 @@ class PYLAYERS_API KernelEntry {
 // Runs `launch(stream)` with the device current that the kernel is to run on.
 PYLAYERS_API void on_stream(c10::Device device, const std::function<void(cuda::Stream)>& launch);
 PYLAYERS_API void prepare_outputs(std::initializer_list<const Argument*> arguments);
+PYLAYERS_API void run_observed(const char* kernel, const std::vector<const Argument*>& arguments, const std::function<void()>& run);
 
 template <class Signature>
 class Kernel;
@@ -124,17 +141,24 @@ class Kernel<void(Parameters...)> : public KernelEntry {
     static_assert(sizeof...(Arguments) == sizeof...(Parameters), "a kernel takes every argument of ops.def");
     const auto& implementation = resolve(target);
     prepare_outputs({as_argument(arguments)...});
-    if (implementation.boxed) {
-      implementation.boxed({boxed(arguments)...});
-    } else if (implementation.takes_stream) {
-      auto kernel = reinterpret_cast<OnCuda>(implementation.native);
-      on_stream(target.device, [&](cuda::Stream stream) { kernel(stream, static_cast<Parameters>(arguments)...); });
-    } else {
-      reinterpret_cast<OnCpu>(implementation.native)(static_cast<Parameters>(arguments)...);
-    }
+    if (registry::emulates(target.backend) && target.device.is_cpu())
+      return run_observed(name(), {as_argument(arguments)...}, [&] { run(implementation, target, arguments...); });
+    run(implementation, target, arguments...);
   }
 
  private:
+  template <class... Arguments>
+  static void run(const Implementation& implementation, const Target& target, const Arguments&... arguments) {
+    void* native = implementation.native_on(target.device);
+    if (implementation.boxed) {
+      implementation.boxed({boxed(arguments)...});
+    } else if (implementation.takes_stream) {
+      auto kernel = reinterpret_cast<OnCuda>(native);
+      on_stream(target.device, [&](cuda::Stream stream) { kernel(stream, static_cast<Parameters>(arguments)...); });
+    } else {
+      reinterpret_cast<OnCpu>(native)(static_cast<Parameters>(arguments)...);
+    }
+  }
   static const Argument* as_argument(const Argument& argument) { return &argument; }
   template <class Scalar>
   static const Argument* as_argument(const Scalar&) { return nullptr; }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['backends', 'cpu_capability', 'kernels', 'linear', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed']
+__all__: list[str] = ['backends', 'cpu_capability', 'emulate', 'kernels', 'linear', 'observe', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed']
 def backends() -> dict:
     """
     name -> (device types it can serve, kernels it has)
@@ -14,12 +14,20 @@ def cpu_capability() -> str:
     """
     The instruction set in use: baseline, avx2 or avx512.
     """
+def emulate(kernel: str, launcher: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    The launcher that serves CPU tensors on "cuda" by its address; 0: none.
+    """
 def kernels() -> list[str]:
     """
     The names of all kernels.
     """
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str | None) -> torch.Tensor:
     ...
+def observe(backends: collections.abc.Sequence[str], before: typing.Any, after: typing.Any) -> None:
+    """
+    Call before(kernel, arguments) and after(kernel, failed) around kernels that these backends run for CPU tensors.
+    """
 def poison_outputs(on: bool) -> None:
     """
     Fill outputs with NaN before every kernel runs.

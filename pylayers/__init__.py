@@ -12,8 +12,18 @@ __all__ = [
     "__version__",
     "backend",
     "backends",
+    "emulator",
     "functional",
     "kernels",
     "reference",
     "register_kernels",
 ]
+
+
+def __getattr__(name: str):
+    """pylayers.emulator, loaded when it is first asked for."""
+    if name == "emulator":
+        import importlib
+
+        return importlib.import_module(".emulator", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

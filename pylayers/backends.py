@@ -12,6 +12,7 @@ import torch
 from .library import build_info, doors
 
 choice: str | None = None  # a plain value: Dynamo guards on it, and a change of it compiles again
+emulated: dict[str, str] = {}  # while a GPU is emulated: the note of each backend that this concerns
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,14 @@ class Backend:
     timed: bool = True  # False: an interpreter or emulation, whose speed says nothing
 
 
-def _interpreted() -> bool:
+def interprets_triton() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _triton_note() -> str:
     if find_spec("triton") is None:
         return "not installed: triton comes with the CUDA builds of torch"
-    if _interpreted():
+    if interprets_triton():
         return "interpreted on the CPU (TRITON_INTERPRET=1)"
     return "compiled at the first call" if torch.cuda.is_available() else "no GPU here; TRITON_INTERPRET=1 runs it on the CPU"
 
@@ -55,8 +56,9 @@ def backends() -> dict[str, Backend]:
     found = {}
     for name, (devices, kernels) in doors.backends().items():
         here = tuple(device for device in devices if device != "cuda" or torch.cuda.is_available())
-        note = notes[name]() if name in notes else "registered by the user"
-        found[name] = Backend(name, here, note, tuple(kernels), timed=not (name == "triton" and _interpreted()))
+        note = emulated.get(name) or (notes[name]() if name in notes else "registered by the user")
+        timed = name not in emulated and not (name == "triton" and interprets_triton())
+        found[name] = Backend(name, here, note, tuple(kernels), timed)
     return found
 
 
@@ -150,5 +152,5 @@ class _Late:
 
 
 if find_spec("triton") is not None:
-    doors.register_kernels("triton", _Late(), ["cuda", "cpu"] if _interpreted() else ["cuda"])
+    doors.register_kernels("triton", _Late(), ["cuda", "cpu"] if interprets_triton() else ["cuda"])
 _select(os.environ.get("PYLAYERS_BACKEND") or None)

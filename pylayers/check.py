@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .backends import backend as use_backend
-from .backends import backends
+from .backends import backends, emulated
 from .library import doors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -85,7 +86,7 @@ def _ulps(backend: str, dtype: torch.dtype) -> float:
     if dtype == torch.float64:
         return 16.0  # the exact result has rounding errors of its own
     # Triton's interpreter truncates float32 to bfloat16, where the compiler rounds.
-    interpreted = backend == "triton" and not backends()["triton"].timed
+    interpreted = backend == "triton" and backends()["triton"].note.startswith("interpreted")
     return 2.0 if interpreted and dtype == torch.bfloat16 else 1.0
 
 
@@ -168,6 +169,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", help="one backend, such as cpu")
     parser.add_argument("--device", help="one device type: cpu or cuda")
     parser.add_argument("--dtype", help="one dtype, such as bfloat16")
+    parser.add_argument("--emulate", action="store_true", help="run the CUDA and Triton kernels on an emulated GPU")
+    parser.add_argument("--gpu", metavar="NAME", help="the GPU to emulate, such as a100 (default: h200)")
 
 
 def _choice(name: str, value: str | None, known) -> None:
@@ -181,7 +184,27 @@ def main(args: argparse.Namespace) -> int:
     _choice("backend", args.backend, backends())
     _choice("device", args.device, ("cpu", "cuda"))
     _choice("dtype", args.dtype, dtypes)
-    steps = list(plan(args.op, args.backend, args.device, dtypes.get(args.dtype)))
+    with _emulation(args):
+        steps = list(plan(args.op, args.backend, args.device, dtypes.get(args.dtype)))
+        if args.emulate:
+            steps = [step for step in steps if step[1] in emulated and step[2] == "cpu"]
+        return _run(steps, args)
+
+
+def _emulation(args: argparse.Namespace) -> AbstractContextManager:
+    if not args.emulate:
+        if args.gpu:
+            raise SystemExit("check: --gpu names the GPU to emulate, so it takes --emulate")
+        return nullcontext()
+    from . import emulator
+
+    try:
+        return emulator.on(args.gpu or "h200")
+    except ValueError as error:
+        raise SystemExit(f"check: {error}") from None
+
+
+def _run(steps: list, args: argparse.Namespace) -> int:
     if not steps:
         notes = "; ".join(f"{one.name}: {one.note}" for one in backends().values() if args.backend in (None, one.name))
         raise SystemExit(f"check: nothing of this can run here ({notes})")

@@ -64,7 +64,7 @@ Tensor allocate(const Tensor& like, c10::SymIntArrayRef sizes, at::ScalarType dt
 Tensor nothing(const Tensor& like) { return at::empty({0}, like.options()); }
 
 Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim) {
-  const int64_t parts = like.is_cuda() ? cuda_parts(rows, dim) : cpu_parts(rows);
+  const int64_t parts = like.is_cuda() || registry::emulates(registry::selected()) ? cuda_parts(rows, dim) : cpu_parts(rows);
   return at::empty({parts, dim}, like.options().dtype(accumulation_dtype(like.scalar_type())));
 }
 

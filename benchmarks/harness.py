@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import torch
 
+from .traffic import Traffic
+
 Size = tuple[int, ...]
 Function = Callable[..., torch.Tensor]
 
@@ -56,6 +58,10 @@ class Benchmark:
     quick: bool = True  # part of --quick
     # Limited by a matrix product of its sizes [rows, inner, dim], not by memory.
     product: bool = False
+    # Kernel → (backend, *size, bytes of an element) → what its launches in forward + backward must move: on a GPU, for
+    # few rows of whole 16 bytes, as `counted_size` and those of the tests are.
+    traffic: Mapping[str, Callable[..., Traffic]] = field(default_factory=dict)
+    counted_size: Size = (64, 4096)  # small: an emulated kernel takes seconds
     # Package → a function that imports it and returns a function of the inputs.
     peers: Mapping[str, Callable[[], Function]] = field(default_factory=dict)
 

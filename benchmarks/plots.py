@@ -121,6 +121,24 @@ def roofline(results: Results) -> go.Figure | None:
     return _styled(figure, "Roofline", "operations per byte that must move", "GFLOP/s", 470)
 
 
+def counted(results: Results) -> go.Figure | None:
+    """Bars of the share that must move in what does, one colour per backend."""
+    rows = results.counted["rows"] if results.counted else []
+    if not rows:
+        return None
+    figure = go.Figure()
+    for backend, colour in zip(dict.fromkeys(row["backend"] for row in rows), cycle(OURS)):
+        mine = [row for row in rows if row["backend"] == backend]
+        shares = [row["minimum"] / row["moved"] for row in mine]
+        names, text = [f"{row['kernel']}<br>{row['dtype']}" for row in mine], [f"{share:.0%}" for share in shares]
+        style = {"name": _label(backend), "marker_color": colour, **BAR_TEXT}
+        figure.add_bar(y=names, x=shares, orientation="h", text=text, **style)
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(range=[0, 1.1], tickformat=".0%")
+    title = f"What must move in what is counted, emulated {results.counted['gpu']}"
+    return _styled(figure, title, "minimum / counted, without caches", "", 140 + 28 * len(rows))
+
+
 def losses(results: Results) -> go.Figure | None:
     if results.model is None:
         return None

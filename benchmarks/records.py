@@ -88,7 +88,7 @@ class Case:
 
 @dataclass
 class Results:
-    """Everything one run found out. `model` is the section that training.compare returns."""
+    """Everything one run found out. `model` is what training.compare returns, `counted` what counted.run does."""
 
     machine: dict
     device: str
@@ -97,6 +97,7 @@ class Results:
     cases: list[Case] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)  # rows that would take too long here
     model: dict | None = None
+    counted: dict | None = None
     targets: list[dict] = field(default_factory=list)
     format: int = FORMAT
 

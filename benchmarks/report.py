@@ -13,6 +13,10 @@ from .tables import Cell, Table
 
 NO_PLOTS = "The plots need plotly: <code>pip install torch-pylayers[bench]</code>, then run the bench again."
 
+COUNTED = (
+    "The kernels' compiled PTX, executed on the CPU and counted. This shows which kernels read or write more than they "
+    "must; how fast a GPU is shows only on a GPU."
+)
 CLOCKS = {
     "kernel": "Time on the GPU alone: a CUDA graph, inputs rotated so that none is in the cache.",
     "wall": (
@@ -29,7 +33,7 @@ def all_tables(results: Results) -> list[Table]:
     return [
         *filter(None, (tables.roofs(results), tables.calls(results))),
         *(table for title in _titles(results) for table in _of_title(results, title)),
-        *filter(None, (tables.model(results),)),
+        *filter(None, (tables.counted(results), tables.model(results))),
         tables.better_plain(results),
         tables.targets(results),
     ]
@@ -89,6 +93,8 @@ def _sections(results: Results, plots: Plots | None) -> Iterator[str]:
             clock = "kernel" if "kernel" in table.title else "wall"
             figures = [("time_by_size", title, step, clock) for step in ("forward", "forward + backward")]
             yield _section(table.title, explained.pop(clock, ""), show(*figures) + _table(table))
+    if counted := tables.counted(results):
+        yield _section(counted.title, COUNTED, show(("counted",)) + _table(counted))
     yield _section("Other packages", "", _table(tables.peers(results)))
 
 

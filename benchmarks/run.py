@@ -11,7 +11,7 @@ import torch
 
 from pylayers import check
 
-from . import BENCHMARKS, MODULES, compare, machine, report, roofs, targets, terminal, training
+from . import BENCHMARKS, MODULES, compare, counted, machine, report, roofs, targets, terminal, training
 from .harness import MODELS, MODEL_TOKENS, Benchmark, ModuleBenchmark, Plan, dtype_name
 from .measure import backend_scopes, measure, measure_call
 from .records import Results
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help="the headline sizes and a tiny model, in less than a minute")
     add("--model", choices=tuple(MODELS), help="measure at the sizes of this model instead of the usual ones")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
+    add("--gpu", default="h200", metavar="NAME", help=f"emulated to count what kernels move; {default}")
     add("--bfloat16", action="store_true", help="train the language model under bfloat16 autocast")
     add("--output", type=Path, default=Path("bench-report"), metavar="DIR", help=default)
     add("--compare", type=Path, metavar="OLD.json", help="fail if a kernel became slower since that run")
@@ -48,6 +49,8 @@ def main(args: argparse.Namespace) -> int:
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit("bench: --device cuda needs a GPU that torch can use, and there is none")
+    if why := counted.why_unknown(args.gpu):
+        raise SystemExit(f"bench: {why}")
     results = Results(machine.describe(device), device.type, args.quick)
     screen.say(machine.sentence(results.machine))
     _measure_all(args, device, results, screen)
@@ -89,7 +92,9 @@ def _measure_all(args: argparse.Namespace, device: torch.device, results: Result
     def in_time(limit: float) -> bool:
         return not args.quick or time.monotonic() - started < limit
 
-    with screen.progress(1 + len(checked) + len(calls) + len(plans) + model_steps) as advance:
+    emulated = [] if args.quick or args.model else benchmarks
+    counts = len(counted.steps(emulated))
+    with screen.progress(1 + len(checked) + len(calls) + len(plans) + counts + model_steps) as advance:
         advance(0, "what this machine can do")
         results.roofs = roofs.measure(device, dtypes, args.quick)
         advance()
@@ -110,6 +115,8 @@ def _measure_all(args: argparse.Namespace, device: torch.device, results: Result
             found = checks[plan.benchmark.op, plan.dtype]
             longer = HEADLINE_BUDGETS if plan.size == plan.benchmark.headline and not args.quick else 1
             results.cases += measure(plan, device, found, longer * budget)
+        if counts:
+            results.counted = counted.run(emulated, args.gpu, advance)
         if train:
             advance(0, "training the language model")
             results.model = training.compare(device, args.quick, args.bfloat16, in_time(QUICK_MODEL_COMPILE), advance)

@@ -8,10 +8,15 @@ import torch.nn.functional as F
 from pylayers import functional, reference
 
 from .harness import Benchmark, Function, random
+from .traffic import Traffic
 
 # Forward reads gate and up and writes y; backward reads grad, gate and up and writes dgate and dup.
 ELEMENTS = lambda rows, dim: (3 * rows * dim, 5 * rows * dim)
 FLOPS = lambda rows, dim: (5 * rows * dim, 10 * rows * dim)
+TRAFFIC = {
+    "swiglu_forward": lambda backend, rows, dim, size: Traffic(2 * rows * dim * size, rows * dim * size),
+    "swiglu_backward": lambda backend, rows, dim, size: Traffic(3 * rows * dim * size, 2 * rows * dim * size),
+}
 
 
 def separate(rows: int, dim: int, **kind):
@@ -53,6 +58,7 @@ BENCHMARKS = (
         inputs=separate,
         elements=ELEMENTS,
         flops=FLOPS,
+        traffic=TRAFFIC,
         model_size=lambda model, tokens: (tokens, model.hidden),
         peers={"liger_kernel": liger_kernel},
     ),
@@ -65,6 +71,7 @@ BENCHMARKS = (
         inputs=packed,
         elements=ELEMENTS,
         flops=FLOPS,
+        traffic=TRAFFIC,
         model_size=lambda model, tokens: (tokens, model.hidden),
         quick=False,
         peers={"flashinfer": flashinfer},

@@ -156,6 +156,39 @@ def model(results: Results) -> Table | None:
     return table
 
 
+def counted(results: Results) -> Table | None:
+    """What each GPU kernel moves, beside what it must, and what a datasheet makes of that."""
+    found = results.counted
+    if found is None:
+        return None
+    name, datasheet = found["gpu"], found["datasheet"]
+    columns = (
+        "kernel", "in", "size", "dtype", "backend", "minimum", "counted", "minimum / counted",
+        "operations", f"model of {name}", "limit",
+    )  # fmt: skip
+    table = Table(f"Counted on an emulated {name}, not measured", columns, wide=frozenset(("in", "operations", "limit")))
+    for row in found["rows"]:
+        operations = row["counts"]["flops"] + row["counts"]["matrix_flops"]
+        table.add(
+            row["kernel"], row["title"], "×".join(map(str, row["size"])), row["dtype"], row["backend"],
+            size_of(row["minimum"]), size_of(row["moved"]), f"{row['minimum'] / row['moved']:.0%}",
+            f"{operations / 1e6:.3g} M", Cell(seconds(row["modelled_seconds"]), MUTED), row["limit"],
+        )  # fmt: skip
+    skipped = " ".join(f"Not counted for {backend}: {why}." for backend, why in found["notes"].items())
+    if not table.rows:
+        table.note = skipped
+        return table
+    table.note = (
+        "One forward and backward; a kernel of several launches is one row. Minimum: every tensor argument once, "
+        "workspace apart. Counted: "
+        "sectors of 32 bytes, for each instruction of a warp that touches them, as if there were no caches, so that a "
+        f"weight counts for each row that reads it. The times are a model and no measurement: the counts at the datasheet's "
+        f"{datasheet['memory_bandwidth']:,.0f} GB/s, {datasheet['fp32_rate']:g} TFLOP/s float32 and "
+        f"{datasheet['bf16_rate']:g} TFLOP/s of matrix products, whichever takes longest. {skipped}".rstrip()
+    )
+    return table
+
+
 def peers(results: Results) -> Table:
     """Other packages that do the same, and why one has no times here."""
     table = Table("Other packages", ("package", "function", "here"))

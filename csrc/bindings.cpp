@@ -43,7 +43,8 @@ py::object to_python(const Argument* argument) {
   if (!argument || !argument->view.data) return py::none();
   const auto& view = argument->view;
   const std::vector<int64_t> size(view.size, view.size + view.dims), stride(view.stride, view.stride + view.dims);
-  return py::make_tuple(reinterpret_cast<uintptr_t>(view.data), argument->tensor->element_size(), size, stride, argument->written);
+  const auto address = reinterpret_cast<uintptr_t>(view.data);
+  return py::make_tuple(address, argument->tensor->element_size(), size, stride, argument->written);
 }
 
 void observe(const std::vector<std::string>& backends, const py::object& before, const py::object& after) {
@@ -129,7 +130,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("poison_outputs", &registry::poison_outputs, py::arg("on"), "Fill outputs with NaN before every kernel runs.");
   m.def("observe", &observe, py::arg("backends"), py::arg("before"), py::arg("after"),
         "Call before(kernel, arguments) and after(kernel, failed) around kernels that these backends run for CPU tensors.");
-  m.def("emulate", [](const std::string& kernel, uintptr_t launcher) { registry::emulate(kernel, reinterpret_cast<void*>(launcher)); },
-        py::arg("kernel"), py::arg("launcher"), "The launcher that serves CPU tensors on \"cuda\" by its address; 0: none.");
+  m.def("emulate", [](const std::string& kernel, uintptr_t launcher) {
+    registry::emulate(kernel, reinterpret_cast<void*>(launcher));
+  }, py::arg("kernel"), py::arg("launcher"), "The launcher that serves CPU tensors on \"cuda\" by its address; 0: none.");
   m.def("cpu_capability", &registry::cpu_capability, "The instruction set in use: baseline, avx2 or avx512.");
 }

@@ -76,7 +76,7 @@ PYLAYERS_API void set(const std::string& kernel, BackendId backend, Boxed functi
 PYLAYERS_API std::string cpu_capability();                                 // "baseline", "avx2" or "avx512"
 PYLAYERS_API void poison_outputs(bool on);                                 // fill outputs with NaN before every kernel
 
-// Emulation: calls of these backends for CPU tensors are observed, and kernels of "cuda" that CPU tensors take are set. Null: none.
+// Emulation: calls of these backends for CPU tensors are observed, and the kernels of "cuda" for them set (null: none).
 PYLAYERS_API void observe(const std::vector<BackendId>& backends, Observer observer);
 PYLAYERS_API void emulate(const std::string& kernel, void* on_cuda);
 extern PYLAYERS_API std::atomic<uint64_t> observed;  // bit i: backend i
@@ -123,7 +123,8 @@ class PYLAYERS_API KernelEntry {
 // Runs `launch(stream)` with the device current that the kernel is to run on.
 PYLAYERS_API void on_stream(c10::Device device, const std::function<void(cuda::Stream)>& launch);
 PYLAYERS_API void prepare_outputs(std::initializer_list<const Argument*> arguments);
-PYLAYERS_API void run_observed(const char* kernel, const std::vector<const Argument*>& arguments, const std::function<void()>& run);
+PYLAYERS_API void run_observed(const char* kernel, const std::vector<const Argument*>& arguments,
+                               const std::function<void()>& run);
 
 template <class Signature>
 class Kernel;

@@ -53,7 +53,8 @@ def _object(tools: toolkit.Toolkit, architecture: int, source: Path) -> Path:
     flags = (tools.version, compiler.cxx(), HOST_FLAGS, Path(__file__))
     if source.suffix == ".cu":
         mark = compiler.fingerprint(architecture, *flags, *sources.with_includes(source))
-        return compiler.cached(f"cuda-{source.stem}-{architecture}-{mark}", partial(_compile_kernels, tools, architecture, source))
+        make = partial(_compile_kernels, tools, architecture, source)
+        return compiler.cached(f"cuda-{source.stem}-{architecture}-{mark}", make)
     declared = sources.with_includes(sources.csrc() / "kernels.h")
     mark = compiler.fingerprint(*flags, *declared, *sorted(STAND_IN.iterdir()))
     return compiler.cached(f"cudart-{source.stem}-{mark}", partial(_compile_stand_in, tools, source))
@@ -77,8 +78,8 @@ def build(architecture: int) -> Path:
 
 class _Gpu(Structure):
     _fields_ = [
-        *((name, c_int32) for name in ("major", "minor", "multiprocessors", "threads_per_block", "threads_per_multiprocessor")),
-        ("blocks_per_multiprocessor", c_int32),
+        *((name, c_int32) for name in ("major", "minor", "multiprocessors", "threads_per_block")),
+        *((name, c_int32) for name in ("threads_per_multiprocessor", "blocks_per_multiprocessor")),
         ("block_size", c_int32 * 3),
         ("grid_size", c_int32 * 3),
         *((name, c_int32) for name in ("registers", "warp_size", "shared_per_block", "shared_per_block_opt_in")),

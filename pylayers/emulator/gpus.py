@@ -118,6 +118,6 @@ def _why_shared(gpu: Gpu, size: LaunchSize) -> str | None:
     if total > gpu.shared_per_block and size.dynamic_shared > size.granted_shared:
         return (
             f"{total} bytes of shared memory, but {gpu.shared_per_block} is all without an opt-in: "
-            f"cudaFuncSetAttribute granted {size.granted_shared} dynamic bytes, the launch asks for {size.dynamic_shared}"
+            f"cudaFuncSetAttribute granted {size.granted_shared} dynamic bytes, the launch wants {size.dynamic_shared}"
         )
     return None

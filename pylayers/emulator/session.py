@@ -36,8 +36,8 @@ class _View:
         return self.address, self.element, self.sizes, self.strides
 
     def holds(self, address: int, nbytes: int) -> bool:
-        end = self.address + self.element + sum((n - 1) * stride for n, stride in zip(self.sizes, self.strides, strict=True))
-        return self.address <= address and address + nbytes <= end
+        last = sum((n - 1) * stride for n, stride in zip(self.sizes, self.strides, strict=True))
+        return self.address <= address and address + nbytes <= self.address + last + self.element
 
 
 @dataclass
@@ -61,15 +61,15 @@ def _argument_names() -> dict[str, list[str]]:
 
 
 class on:
-    """Within a `with` block, `pylayers.backend("cuda")` and `("triton")` run on CPU tensors: the kernels are compiled for the
-    GPU and their PTX is executed.
+    """Within a `with` block, `pylayers.backend("cuda")` and `("triton")` run on CPU tensors: the kernels are compiled for
+    the GPU and their PTX is executed.
 
     Args:
         device: the GPU, one of `pylayers.emulator.gpus.GPUS`.
-        order: of blocks and warps: 0 ascending, 1 descending, n ≥ 2 shuffled with that seed. With several, every launch is run
-            in each of them from the same memory, and must leave the same bits.
-        checks: inputs may not be written, outputs not be read before they are written, and all of an output must be written.
-            Without, kernels may do with the memory of their arguments what they like.
+        order: of blocks and warps: 0 ascending, 1 descending, n ≥ 2 shuffled with that seed. With several, every launch
+            is run in each of them from the same memory, and must leave the same bits.
+        checks: inputs may not be written, outputs not be read before they are written, and all of an output must be
+            written. Without, kernels may do with the memory of their arguments what they like.
         backends: what to emulate. By default what can be; a RuntimeError if one that is named here cannot.
 
     Attributes:
@@ -86,7 +86,11 @@ class on:
     """
 
     def __init__(
-        self, device: str = "h200", order: int | Sequence[int] = 0, checks: bool = True, backends: Sequence[str] | None = None
+        self,
+        device: str = "h200",
+        order: int | Sequence[int] = 0,
+        checks: bool = True,
+        backends: Sequence[str] | None = None,
     ):
         self.gpu = gpus.find(device)
         self.order = order
@@ -139,8 +143,8 @@ class on:
         ]
         call = _Call(kernel, views)
         for view in views:
-            free = not self.checks
-            call.memory.add_view(*view.place, writable=free or view.written, defined=free or not view.written, name=view.name)
+            writable, defined = (view.written, not view.written) if self.checks else (True, True)
+            call.memory.add_view(*view.place, writable=writable, defined=defined, name=view.name)
         self._here.__dict__.setdefault("calls", []).append(call)
 
     def after_call(self, kernel: str, failed: bool) -> None:
@@ -180,7 +184,8 @@ class on:
             compiled = kernel.directives.get("reqnctapercluster") or (1, 1, 1)
             size = gpus.LaunchSize(
                 asked.grid, asked.block, asked.cluster if any(asked.cluster) else compiled,
-                dynamic_shared=asked.dynamic_shared, granted_shared=asked.granted_shared, large_clusters=asked.large_clusters,
+                dynamic_shared=asked.dynamic_shared, granted_shared=asked.granted_shared,
+                large_clusters=asked.large_clusters,
             )  # fmt: skip
             self._run(kernel, asked.pack(kernel.parameters), size)
         except BaseException as problem:

@@ -1,4 +1,4 @@
-"""Where the kernels' sources are: in the installed package, beside it in a checkout, or in the folder PYLAYERS_SOURCES."""
+"""Where the kernels' sources are: in the installed package, beside it in a checkout, or in PYLAYERS_SOURCES."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def csrc() -> Path:
     for folder in [chosen()] if chosen() else [PACKAGE, PACKAGE.parent]:
         if (folder / "csrc/ops.def").exists():
             return folder / "csrc"
-    raise RuntimeError("the emulator needs the CUDA kernels' source, csrc, and it is neither in the package nor beside it nor in PYLAYERS_SOURCES")
+    raise RuntimeError(
+        "the emulator needs the CUDA kernels' source, csrc: "
+        "it is neither in the package, nor beside it, nor in PYLAYERS_SOURCES"
+    )
 
 
 def use_chosen_triton_kernels() -> None:

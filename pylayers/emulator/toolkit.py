@@ -12,7 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-MISSING = "the emulator needs nvcc to compile the CUDA kernels, and found none: pip install torch-pylayers[emulator], or set CUDA_HOME"
+MISSING = (
+    "the emulator needs nvcc to compile the CUDA kernels, and found none: "
+    "pip install torch-pylayers[emulator], or set CUDA_HOME"
+)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def _runnable(program: Path) -> bool:
 
 
 def _whole(home: Path) -> bool:
-    """Compiler, its back end, and headers: those of the runtime, of the compiler, and libcu++, which the dtypes' headers include."""
+    """Compiler, its back end, and headers: of the runtime, of the compiler, and libcu++, which those of the dtypes include."""
     headers = (home / "include/cuda_runtime.h", home / "include/crt/host_config.h")
     libcu = (home / "include/nv/target", home / "include/cccl/nv/target")
     programs = (home / "bin/nvcc", home / "nvvm/bin/cicc")

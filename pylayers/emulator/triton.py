@@ -71,12 +71,19 @@ compile_kernel = Compiler()
 def request(architecture: int, kernel: Any, arguments: Sequence, named: Mapping[str, Any]) -> Request:
     """What to compile for a call kernel[grid](*arguments, **named). The kernel may be one that is interpreted here."""
     function = kernel.fn
-    values = (Pointer(one.dtype, one.data_ptr() % 16 == 0) if isinstance(one, torch.Tensor) else one for one in arguments)
-    return Request(architecture, function.__module__, function.__name__, tuple(values), tuple(named.items()))
+
+    def described(one: Any) -> Any:
+        return Pointer(one.dtype, one.data_ptr() % 16 == 0) if isinstance(one, torch.Tensor) else one
+
+    values = tuple(map(described, arguments))
+    return Request(architecture, function.__module__, function.__name__, values, tuple(named.items()))
 
 
-def pack(kernel: Any, arguments: Sequence, named: Mapping[str, Any], compiled: Compiled, parameters: Sequence[tuple]) -> bytes:
-    """The parameters as the compiled kernel finds them: (name, size, alignment, offset) of each are given. Scratch pointers are null."""
+def pack(
+    kernel: Any, arguments: Sequence, named: Mapping[str, Any], compiled: Compiled, parameters: Sequence[tuple]
+) -> bytes:
+    """The parameters as the compiled kernel finds them: (name, size, alignment, offset) of each are given. Scratch pointers
+    are null."""
     signature = inspect.signature(kernel.fn)
     bound = signature.bind(*arguments, **{name: value for name, value in named.items() if name in signature.parameters})
     bound.apply_defaults()

@@ -1,6 +1,6 @@
 """Compiles Triton kernels for a GPU that is not there: `main`, in a process of its own.
 
-Where it is asked from, Triton may be interpreting, or a driver of real GPUs be at work: both are chosen for a whole process.
+Where it is asked from, Triton may be interpreting, or a driver of real GPUs at work: both are chosen for a whole process.
 Requests and answers are pickled, each after its length in 8 bytes.
 """
 
@@ -36,7 +36,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A compiled kernel. Its parameters are those arguments whose type is not "constexpr", then pointers to scratch memory."""
+    """A compiled kernel. Its parameters are the arguments whose type is not "constexpr", then pointers to scratch memory."""
 
     name: str
     ptx: str

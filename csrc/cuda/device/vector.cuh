@@ -116,10 +116,13 @@ __device__ void store_sums(acc_t* to, const Values<acc_t, width>& sums) {
   constexpr int step = width * sizeof(acc_t) >= 16 ? 16 / sizeof(acc_t) : 1;
 #pragma unroll
   for (int i = 0; i < width; i += step) {
-    Values<acc_t, step> some;
+    // By its intrinsic: of some that are stored as one value the compiler makes four stores.
+    if constexpr (std::is_same_v<acc_t, float> && step == 4) {
+      __stcg(reinterpret_cast<float4*>(to + i), make_float4(sums[i], sums[i + 1], sums[i + 2], sums[i + 3]));
+    } else {
 #pragma unroll
-    for (int j = 0; j < step; ++j) some[j] = sums[i + j];
-    store_one(to + i, 0, 1, some);
+      for (int j = 0; j < step; ++j) to[i + j] = sums[i + j];
+    }
   }
 }
 

@@ -1,0 +1,43 @@
+"""What each kernel of a GPU must move, as its design says. The emulator counts what it moves."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+ACCUMULATOR = 4  # bytes of a float32
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes that the threads of all launches ask for, and those of a sector that only part of a warp's access needs.
+
+    A sector, 32 bytes, counts once for each instruction of a warp that touches it: what several warps or blocks read
+    counts for each, although a cache may serve it.
+    """
+
+    load: int
+    store: int
+    halves: int = 0  # of store: sectors that two instructions write half of each, so that they count twice
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(*(a + b for a, b in zip(astuple(self), astuple(other))))
+
+    @property
+    def store_sectors(self) -> int:
+        return self.store + self.halves
+
+
+def ceil_div(n: int, size: int) -> int:
+    return -(-n // size)
+
+
+def parts(rows: int, dim: int) -> int:
+    """Partial sums that a sum over rows is split into: csrc/cuda/parts.h."""
+    most = 4 * 132 if dim <= 256 else 2 * 132 if dim <= 8192 else 132
+    return max(1, min(most, max(rows // 32, min(rows, 132))))
+
+
+def row_sums(backend: str, rows: int, dim: int, size: int) -> Traffic:
+    """Partial sums written, read again and added. A CUDA thread that holds eight columns stores them in two halves."""
+    partial = parts(rows, dim) * dim * ACCUMULATOR
+    return Traffic(partial, partial + dim * size, partial if backend == "cuda" and size == 2 else 0)

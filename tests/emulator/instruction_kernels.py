@@ -36,7 +36,7 @@ def storage(format: Format) -> int:
 
 
 def register(format: Format, number: int) -> str:
-    return f"%p{number}" if format.name == "pred" else f"%{ {16: 'h', 32: 'r', 64: 'd'}[storage(format)]}{number}"
+    return f"%p{number}" if format.name == "pred" else f"%{ {16: 'h', 32: 'r', 64: 'd'}[storage(format)] }{number}"
 
 
 def _transfers(formats: list[Format], lanes: int) -> tuple[str, str]:
@@ -81,7 +81,12 @@ def _interesting(format: Format, rng: random.Random) -> list[int]:
         return [0, 1, 2, 3, 31, 32, highest, highest - 1, highest + 1, 2 * highest - 1, 2 * highest - 2, 0x55 % highest]
     one, unit = format.encode(1.0), 1 << format.mantissa
     positive = [0, 1, unit - 1, unit, one, one + 1, one - 1, one + unit, one - unit, one + unit // 2]
-    positive += [3 * unit + unit // 2, format.encode(np.inf) - 1, format.encode(np.inf), format.encode(np.nan) % highest]
+    positive += [
+        3 * unit + unit // 2,
+        format.encode(np.inf) - 1,
+        format.encode(np.inf),
+        format.encode(np.nan) % highest,
+    ]
     return positive + [highest | bits for bits in positive]
 
 

@@ -44,7 +44,7 @@ class Format:
         fraction += (1 << self.mantissa) if exponent else 0
         return copysign(math.ldexp(fraction, max(exponent, 1) - self.bias - self.mantissa), sign)
 
-    def encode(self, value: int | float) -> int:
+    def encode(self, value: float) -> int:
         """The bits of a value of this format; of NaN those that a GPU gives."""
         if not self.floating:
             return int(value) & ((1 << self.bits) - 1)
@@ -55,8 +55,7 @@ class Format:
             return sign | (((1 << self.exponent) - 1) << self.mantissa)
         if value == 0:
             return sign
-        fraction, exponent = math.frexp(abs(value))  # fraction in [1/2, 1)
-        exponent = max(exponent - 1, 1 - self.bias)
+        exponent = max(math.frexp(abs(value))[1] - 1, 1 - self.bias)
         steps = Fraction(abs(value)) / Fraction(2) ** (exponent - self.mantissa)
         assert steps.denominator == 1, f"{value} is no {self.name}"
         return sign | (((exponent + self.bias - 1) << self.mantissa) + int(steps))

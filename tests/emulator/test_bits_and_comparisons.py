@@ -1,5 +1,4 @@
 """Instructions on bits, moves of parts of registers, and comparisons."""
-# ruff: noqa: E731  what an instruction should do is one expression mostly
 
 import itertools
 import random
@@ -33,7 +32,7 @@ def test_fields(bits):
             b = b & ~(1 << (start + i)) | (a >> i & 1) << (start + i)
         return b
 
-    word, places = f"u{bits}", [*range(0, bits + 8), 255]
+    word, places = f"u{bits}", [*range(bits + 8), 255]
     given = columns(bits, places, places)
     unsigned = lambda a, start, count: bits_of(a, start, count) if start < bits else 0
     check(f"bfe.u{bits} {{0}}, {{1}}, {{2}}, {{3}}", word, f"{word} u32 u32", unsigned, given=given)

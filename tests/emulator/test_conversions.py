@@ -1,5 +1,4 @@
 """cvt between all types, with every rounding."""
-# ruff: noqa: E731  what an instruction should do is one expression mostly
 
 import math
 from fractions import Fraction
@@ -77,9 +76,7 @@ def test_between_floats(source, name):
             saturated = lambda a, r=rounded: to.encode(numbers.saturated(r(a)))
             check(f"cvt.{mode}.sat.{name}.{source} {{0}}, {{1}}", name, source, saturated)
         if name == source:
-            integral = lambda a, mode=mode: to.encode(
-                math.copysign(TO_INTEGRAL[mode](a), a) if math.isfinite(a) else a
-            )
+            integral = lambda a, mode=mode: to.encode(math.copysign(TO_INTEGRAL[mode](a), a) if math.isfinite(a) else a)
             check(f"cvt.{mode}i.{name}.{source} {{0}}, {{1}}", name, source, integral)
 
 

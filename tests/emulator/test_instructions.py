@@ -1,5 +1,4 @@
 """Every kind of instruction against exact arithmetic in Python, for ordinary and extreme values."""
-# ruff: noqa: E731  what an instruction should do is one expression mostly
 
 import itertools
 import math
@@ -113,7 +112,9 @@ def test_approximations(opcode, function):
     for bits, result in zip(given, results, strict=True):
         value = format.decode(bits)
         tolerance = 2.0 ** -min(format.mantissa, 22)
-        assert math.isclose(format.decode(result), function(value), rel_tol=tolerance, abs_tol=1e-6), f"{opcode} of {value}"
+        assert math.isclose(format.decode(result), function(value), rel_tol=tolerance, abs_tol=1e-6), (
+            f"{opcode} of {value}"
+        )
 
 
 def signed(value: int, bits: int) -> int:

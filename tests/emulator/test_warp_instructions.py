@@ -1,5 +1,4 @@
 """What the lanes of a warp do together: shuffles, votes, matches, reductions, matrix products."""
-# ruff: noqa: E731  what an instruction should do is one expression mostly
 
 import random
 

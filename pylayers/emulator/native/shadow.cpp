@@ -226,7 +226,7 @@ const char* GlobalMemory::read(uint64_t address, uint32_t count, bool strong) {
     return "race in global memory: reads what another block wrote in this launch";
   uint32_t* reader = &segment->reader[at];
   const uint32_t launch = launch_, block = block_;
-  for (uint32_t i = 0; i < count; ++i) reader[i] = (reader[i] >= launch) & (reader[i] != block) ? kSeveralBlocks : block;
+  for (uint32_t i = 0; i < count; ++i) reader[i] = ((reader[i] >= launch) & (reader[i] != block)) ? kSeveralBlocks : block;
   return nullptr;
 }
 

@@ -44,7 +44,6 @@ struct ToFloat {
   template <class From>
   To operator()(From x) const {
     if constexpr (is_half<To>) return narrowed<To, mode>(to_double(x));
-    else if constexpr (mode == Rounding::kDown) return x == 0 ? To(0) : To(x);  // compilers' code for unsigned ones gives -0
     else return To(x);
   }
 };
@@ -53,7 +52,8 @@ template <class Float, class Integer>
 void define_with_float() {
   for_each_mode([](auto constant, const std::string& name) {
     constexpr Rounding mode = decltype(constant)::value;
-    constexpr Rounding scope = is_half<Float> ? Rounding::kNearest : mode;
+    constexpr bool towards_zero = mode == Rounding::kDown && std::is_unsigned_v<Integer>;  // never gives -0
+    constexpr Rounding scope = is_half<Float> ? Rounding::kNearest : towards_zero ? Rounding::kZero : mode;
     define_conversion<Float, Integer, ToFloat<Float, mode>, scope>(name);
     define_conversion<Integer, Float, ToInteger<Integer, mode, false>>(name + "i{,.sat}");
     if constexpr (std::is_same_v<Float, float>)

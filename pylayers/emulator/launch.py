@@ -69,7 +69,8 @@ class Module:
         return self._kernels[fitting[0]]
 
 
-def _three(size: int | Sequence[int]) -> tuple[int, int, int]:
+def three(size: int | Sequence[int]) -> tuple[int, int, int]:
+    """Sizes in x, y and z."""
     given = (size,) if isinstance(size, (int, np.integer)) else tuple(size)
     if not 1 <= len(given) <= 3 or any(int(one) < 1 for one in given):
         raise LaunchError(f"grid, block and cluster have one to three dimensions of at least 1, got {size!r}")
@@ -135,7 +136,7 @@ class Kernel:
         Returns:
             What it did, in the first order.
         """
-        grid, block, cluster = _three(grid), _three(block), _three(cluster)
+        grid, block, cluster = three(grid), three(block), three(cluster)
         if len(parameters) != self.program.parameter_bytes:
             raise LaunchError(f"kernel {self.name} takes {self.program.parameter_bytes} bytes of parameters, got {len(parameters)}")
         if int(np.prod(block)) > 1024:
@@ -188,10 +189,10 @@ class Kernel:
             options: dynamic_shared, cluster, order, step_limit as for `launch_raw`.
         """
         if gpu:
-            sizes = (_three(grid), _three(block), _three(options.get("cluster", 1)))
+            sizes = (three(grid), three(block), three(options.get("cluster", 1)))
             self.check_limits(gpu, *sizes, options.get("dynamic_shared", 0))
         memory = GlobalMemory()
-        return self.launch_raw(_three(grid), _three(block), self.pack(arguments, memory), memory, **options)
+        return self.launch_raw(three(grid), three(block), self.pack(arguments, memory), memory, **options)
 
     def pack(self, arguments: Sequence, memory: GlobalMemory) -> bytes:
         """The parameters' bytes; arrays are added to `memory`."""
@@ -199,7 +200,7 @@ class Kernel:
             raise LaunchError(f"kernel {self.name} takes {len(self.parameters)} arguments, got {len(arguments)}")
         packed = bytearray(self.program.parameter_bytes)
         for (name, size, _, offset), argument in zip(self.parameters, arguments, strict=True):
-            data = _bytes_of(argument, memory)
+            data = bytes_of(argument, memory)
             if len(data) != size:
                 raise LaunchError(f"kernel {self.name}: parameter {name} has {size} bytes, the argument {argument!r} has {len(data)}")
             packed[offset : offset + size] = data
@@ -225,7 +226,8 @@ def constant(array) -> Argument:
     return Argument(array, writable=False)
 
 
-def _bytes_of(argument, memory: GlobalMemory) -> bytes:
+def bytes_of(argument, memory: GlobalMemory) -> bytes:
+    """What a kernel gets as this argument; an array is added to the memory that it may touch."""
     how = dict(writable=True, defined=True)
     if isinstance(argument, Argument):
         how = dict(writable=argument.writable, defined=argument.defined)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
-from . import compiler, gpus, toolkit
-from .launch import Counts, Kernel, Module
+from . import compiler, gpus, toolkit, triton
+from .faults import LaunchError
+from .launch import Argument, Counts, Kernel, Module, bytes_of, three
+from .memory import GlobalMemory
 
 
 def _compile(tools: toolkit.Toolkit, source: Path | str, architecture: int, options: tuple[str, ...], folder: Path) -> None:
@@ -46,26 +49,44 @@ def kernel_of(kernel: Kernel | str | Path, name: str | None, gpu: gpus.Gpu) -> K
     return _module(ptx_of(kernel, gpu.architecture)).kernel(name)
 
 
+def _run_triton(kernel: Any, grid, arguments: Sequence, constants: Mapping[str, Any], gpu: gpus.Gpu, order) -> Counts:
+    given = [one.array if isinstance(one, Argument) else one for one in arguments]
+    compiled = triton.compile_kernel(triton.request(gpu.architecture, kernel, given, constants))
+    found, memory = _module(compiled.ptx).kernel(compiled.name), GlobalMemory()
+    for one in arguments:
+        if isinstance(one, Argument) or hasattr(one, "data_ptr"):
+            bytes_of(one, memory)
+    blocks = [size * of_cluster for size, of_cluster in zip(three(grid), compiled.cluster, strict=True)]
+    threads = (32 * compiled.num_warps, 1, 1)
+    found.check_limits(gpu, blocks, threads, compiled.cluster, compiled.shared)
+    parameters = triton.pack(kernel, given, constants, compiled, found.parameters)
+    options = dict(dynamic_shared=compiled.shared, cluster=compiled.cluster, order=order)
+    return found.launch_raw(blocks, threads, parameters, memory, **options)
+
+
 def run(
-    kernel: Kernel | str | Path,
+    kernel: Kernel | str | Path | Any,
     grid: int | Sequence[int],
-    block: int | Sequence[int],
+    block: int | Sequence[int] | None,
     arguments: Sequence,
     *,
     name: str | None = None,
+    constants: Mapping[str, Any] | None = None,
     device: str = "h200",
     order: int | Sequence[int] = (0, 1, 2),
     dynamic_shared: int = 0,
     cluster: int | Sequence[int] | None = None,
 ) -> Counts:
-    """Runs a CUDA kernel of your own on host memory, with every check of the emulator.
+    """Runs a kernel of your own on host memory, with every check of the emulator.
 
     Args:
-        kernel: CUDA source or PTX, as text or as the path of a file.
-        grid, block: one to three sizes. `block` is threads.
+        kernel: CUDA source or PTX, as text or as the path of a file; or a function under @triton.jit, in a module that can be
+            imported, which is compiled as for a GPU also where TRITON_INTERPRET=1.
+        grid, block: one to three sizes. `block` is threads; None for Triton, which has num_warps.
         arguments: one for each parameter: arrays or CPU tensors, `output(array)` for one that the kernel is to fill,
             `constant(array)` for one that it may not write to, and NumPy scalars of the parameter's type.
         name: of the kernel, if there are several; part of the mangled name is enough.
+        constants: for Triton: constexpr arguments by name, and options such as num_warps.
         device: the GPU to compile for, whose limits the launch is held to.
         order: of blocks and warps; several must leave the same bits.
         dynamic_shared: bytes. What exceeds the default is allowed as by cudaFuncSetAttribute.
@@ -80,6 +101,10 @@ def run(
         RuntimeError: CUDA source, but no nvcc.
     """
     gpu = gpus.find(device)
+    if hasattr(kernel, "fn"):
+        return _run_triton(kernel, grid, arguments, constants or {}, gpu, order)
+    if block is None:
+        raise LaunchError("a CUDA kernel needs `block`, the threads of a block")
     found = kernel_of(kernel, name, gpu)
     if cluster is None:
         cluster = found.directives.get("reqnctapercluster") or (1, 1, 1)

@@ -37,6 +37,8 @@ setup(
         "pylayers.functional",
         "pylayers.reference",
         "pylayers.emulator",
+        "pylayers.testing",
+        "pylayers.testing.faults",
         "pylayers.triton_kernels",
         "pylayers.benchmarks",
         "pylayers.csrc",
@@ -46,6 +48,7 @@ setup(
     package_data={
         "pylayers": ["py.typed", "*.pyi"],
         "pylayers.emulator": ["native/**/*.h", "native/**/*.cpp"],
+        "pylayers.testing": ["*.cpp"],
         "pylayers.csrc": ["*.h", "*.def", "cuda/*.cu", "cuda/*.h", "cuda/device/*.cuh"],
     },
     ext_modules=extensions.modules(ROOT, toolkit),

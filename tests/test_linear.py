@@ -31,6 +31,14 @@ def test_linear(backend, device, dtype, activation, size):
 
 
 @every_backend
+@pytest.mark.parametrize("size", [(2, 3, 9001), (1200, 2, 300)], ids=str)
+def test_linear_of_several_tiles(backend, device, size):
+    """Also along the rows of one partial sum of a GPU."""
+    ours, exact = (with_activation(call, "gelu") for call in (functional.linear, reference.linear))
+    harness.matches_float64(ours, exact, tensors(*size, device=device), backend)
+
+
+@every_backend
 @every_activation
 def test_linear_without_bias(backend, device, activation):
     ours, exact = (with_activation(call, activation) for call in (functional.linear, reference.linear))

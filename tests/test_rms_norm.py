@@ -23,11 +23,18 @@ def test_rms_norm(backend, device, dtype, size):
 
 
 @every_backend
+def test_rms_norm_many_rows(backend, device):
+    """Several rows for each partial sum of a GPU, more than a block works on at once."""
+    x, weight = normal(600, 1000, device=device), normal(1000, device=device)
+    harness.matches_float64(over_last(functional.rms_norm), over_last(reference.rms_norm), (x, weight), backend)
+
+
+@every_backend
 @every_dtype
 @pytest.mark.parametrize("weighted", [True, False])
 def test_rms_norm_offset_and_eps(backend, device, dtype, weighted):
     tensors = (normal(6, 40, dtype=dtype, device=device), normal(40, dtype=dtype, device=device))[: 1 + weighted]
-    ours, exact = (over_last(call, eps=0.5, offset=1.0) for call in (functional.rms_norm, reference.rms_norm))
+    ours, exact = (over_last(call, eps=0.5, offset=0.25) for call in (functional.rms_norm, reference.rms_norm))
     harness.matches_float64(ours, exact, tensors, backend)
 
 

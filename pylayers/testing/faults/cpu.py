@@ -1,0 +1,117 @@
+"""Faults in the CPU kernels."""
+
+from functools import partial
+
+from ..fault import Fault
+
+_norm = partial(Fault, "rms_norm", "csrc/cpu/rms_norm.cpp")
+_swiglu = partial(Fault, "swiglu", "csrc/cpu/swiglu.cpp")
+_linear = partial(Fault, "linear", "csrc/cpu/linear.cpp")
+_rows = partial(Fault, "rms_norm", "csrc/cpu/rows.h")
+_vector = partial(Fault, "swiglu", "csrc/cpu/vector.h")
+_math = partial(Fault, "linear", "csrc/cpu/math.h")
+
+FAULTS = (
+    # RMSNorm
+    _norm(" + acc_t(eps))", ")", "eps forgotten"),
+    _norm("squares / acc_t(dim)", "squares / acc_t(dim - 1)", "the mean divides by n − 1"),
+    _norm("load(weight + col, count) + offset", "load(weight + col, count)", "offset forgotten"),
+    _norm("return splat(acc_t(1));", "return splat(offset);", "without a weight, offset does not count"),
+    _norm("if (rstd) static_cast", "if (rstd && row > 0) static_cast", "rstd of the first row is never written"),
+    _norm("n * mean) * r", "n * mean * acc_t(1.01)) * r", "a part of the gradient is 1 % too large"),
+    _norm(
+        "load(g + col, count) * (load(from + col, count) * r), count);",
+        "load(g + col, count) * load(from + col, count), count);",
+        "rstd forgotten in the weight gradient",
+    ),
+    _norm("if (dx) write_dx(", "write_dx(", "dx is written where it was not asked for"),
+    # Rows
+    _rows("  if (col < dim) b += term(col, dim - col);\n", "", "the tail of a sum is forgotten"),
+    _rows("c += term(col + 2 * lanes", "c += term(col + lanes", "a vector counts twice, another never"),
+    _rows("      std::fill(sum, sum + dim, acc_t(0));\n", "", "sums do not start at 0"),
+    _rows(
+        "rows * part / parts, rows * (part + 1) / parts",
+        "rows / parts * part, rows / parts * (part + 1)",
+        "the rows that remain are forgotten",
+    ),
+    _rows("range(sum, rows * part / parts,", "range(sum, 0,", "rows of other parts count again"),
+    _rows(
+        "for (int64_t part = 0; part < parts; ++part) total",
+        "for (int64_t part = 1; part < parts; ++part) total",
+        "the first part is left out",
+    ),
+    Fault(
+        "swiglu",
+        "csrc/cpu/rows.h",
+        "(dim + tile - 1) / tile;",
+        "std::max<int64_t>(dim / tile, 1);",
+        "the last tile is forgotten",
+    ),
+    # SwiGLU
+    _swiglu("s * (1 + x * (1 - s))", "s * (1 + x * s)", "another derivative"),
+    _swiglu("incoming * x * s", "incoming * s", "another derivative by up"),
+    _swiglu(
+        "put(to_up + col,",
+        "if (row > 0 || col > 0) put(to_up + col,",
+        "the first numbers of dup are never written",
+    ),
+    _swiglu(
+        "activate<Activation::silu>(load(a + col, count)) * load(b",
+        "activate<Activation::silu>(load(b + col, count)) * load(a",
+        "gate and up mixed up",
+    ),
+    _swiglu(
+        "row_of<scalar_t>(up, row) + begin;\n    scalar_t* to =",
+        "row_of<scalar_t>(up, row);\n    scalar_t* to =",
+        "up is read from the start of the row",
+    ),
+    _swiglu("is_flat(y) && (is_flat(others) && ...)", "is_flat(y)", "views with gaps are taken as flat"),
+    _swiglu("to_gate + col, incoming", "const_cast<scalar_t*>(a) + col, incoming", "an input is written to"),
+    # Vectors
+    _vector("  if (col < dim) body(col, dim - col);\n", "", "the tail of a row is forgotten"),
+    _vector(
+        "if (col < dim) body(col, dim - col);",
+        "if (col < dim) body(col, dim - col - (dim > lanes));",
+        "the tail is one too short",
+    ),
+    _vector("((bits >> 16) & 1) + 0x7fff", "0u", "bfloat16 is truncated, not rounded"),
+    _vector(
+        "_mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT)",
+        "_mm256_cvtps_ph(bit_cast<__m256>(v), _MM_FROUND_TO_ZERO)",
+        "float16 is truncated, not rounded",
+    ),
+    Fault(
+        "rms_norm",
+        "csrc/cpu/vector.h",
+        "lanes[i] += lanes[i + width];",
+        "lanes[i] += lanes[i + width / 2];",
+        "lanes are left out of a sum",
+    ),
+    # Linear
+    _linear("load(b + begin + col, count)", "load(b + col, count)", "the bias of the first columns, in long rows"),
+    _linear("if (b && !derivative_from_output(activation)) x +=", "if (b) x +=", "the bias is added to a saved output"),
+    _linear(
+        "      if (b && !derivative_from_output(activation)) x += load(b + col, count);\n",
+        "",
+        "the bias is not added again in backward",
+    ),
+    _linear(
+        "load(sum + col, count) + d, count)",
+        "load(sum + col, count) + load(g + col, count), count)",
+        "dbias sums the wrong gradient",
+    ),
+    # Activations
+    _math("return y > 0 ? splat", "return y >= 0 ? splat", "the derivative of relu where its output is 0"),
+    _math("x < 0 ? tail : 1 - tail", "1 - tail", "gelu of negative numbers"),
+    _math("s < 0.64f ? x * p : far", "s < 6.4f ? x * p : far", "the polynomial of tanh too far from 0"),
+    _math("acc_t(3 * 0.0713548162726009)", "acc_t(0.0713548162726009)", "another derivative of gelu_tanh"),
+    _math("exp(x * x * acc_t(-.5))", "exp(x * x * acc_t(-1))", "another derivative of gelu"),
+    Fault("swiglu", "csrc/cpu/math.h", "  x = clamp(x, splat(-87.3f), splat(88.7f));\n", "", "overflow far from 0"),
+    Fault(
+        "swiglu",
+        "csrc/cpu/math.h",
+        "(r * (1.f / 6) + .5f) * s",
+        "(r * (1.f / 6) + .4999f) * s",
+        "a coefficient of the exponential",
+    ),
+)

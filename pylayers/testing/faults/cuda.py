@@ -1,0 +1,221 @@
+"""Faults in the CUDA kernels."""
+
+from functools import partial
+
+from ..fault import Fault
+
+_rows = partial(Fault, "rms_norm", "csrc/cuda/device/rows.cuh")
+_norm = partial(Fault, "rms_norm", "csrc/cuda/rms_norm.cu")
+_sums = partial(Fault, "linear", "csrc/cuda/device/column_sums.cuh")
+_launch = partial(Fault, "swiglu", "csrc/cuda/device/launch.cuh")
+_tiles = partial(Fault, "swiglu", "csrc/cuda/device/tiles.cuh")
+_vector = partial(Fault, "swiglu", "csrc/cuda/device/vector.cuh")
+_swiglu = partial(Fault, "swiglu", "csrc/cuda/swiglu.cu")
+_linear = partial(Fault, "linear", "csrc/cuda/linear.cu")
+_activation = partial(Fault, "linear", "csrc/cuda/device/activation.cuh")
+
+ATOMIC_SUM = """if (threadIdx.y == 0) sums[0][threadIdx.x] = 0;
+  __syncthreads();
+  atomicAdd(&sums[0][threadIdx.x], own);
+  __syncthreads();
+  if (threadIdx.y > 0 || col >= dim) return;
+  own = sums[0][threadIdx.x];"""
+
+FAULTS = (
+    # Sums along a row
+    _rows("= value;\n  __syncthreads();", "= value;", "the sums of other warps are read before they are there"),
+    _rows("min(lanes, 32) / 2;", "min(lanes, 32) / 4;", "half of the lanes are left out of a sum"),
+    _rows("int offset = 16;", "int offset = 8;", "the upper half of the lanes gets another sum"),
+    _rows("lane < warps ?", "lane <= warps ?", "one sum too many is read: another row's, or nobody's"),
+    _rows("slots[turn] + threadIdx.y * warps", "slots[turn]", "the rows of a block share their slots"),
+    _rows("slots[turn] +", "slots[0] +", "without turns, a slot is written while it is still read"),
+    # RMSNorm, forward
+    _norm("+ args.eps);\n    stay_packed(x);", ");\n    stay_packed(x);", "eps forgotten"),
+    _norm(
+        "+ args.eps);\n    if (args.rstd && threadIdx",
+        ");\n    if (args.rstd && threadIdx",
+        "eps forgotten in long rows",
+    ),
+    _norm("acc_t(eps), acc_t(weight ? offset : 1)", "acc_t(eps), acc_t(weight ? 0 : 1)", "offset forgotten"),
+    _norm(
+        "acc_t(eps), acc_t(weight ? offset : 1)",
+        "acc_t(eps), acc_t(offset)",
+        "without a weight, offset does not count",
+    ),
+    _norm(
+        "acc_t(eps), acc_t(weight ? offset : 1), acc_t(1. / x.dim())",
+        "acc_t(eps), acc_t(weight ? offset : 1), acc_t(1. / std::max<int64_t>(x.dim() - 1, 1))",
+        "the mean divides by n − 1",
+    ),
+    _norm("live && lane == 0) args", "live && lane == 0 && row > 0) args", "rstd of the first row is never written"),
+    _norm(
+        "row < args.rows ? count : 0;  // vectors",
+        "row <= args.rows ? count : 0;  // vectors",
+        "a row behind the last",
+    ),
+    _norm(
+        "load_one<width>(args.weight, index, args.weight ?",
+        "load_one<width>(args.weight, lane, args.weight ?",
+        "weight of other columns",
+    ),
+    _norm(
+        "for (int v = 0; v < vectors; ++v) add_squares(sum, x[v]);",
+        "for (int v = 0; v < vectors; ++v) add_squares(sum, x[v]), sum = "
+        "acc_t(__half2float(__float2half(float(sum))));",
+        "an accumulator in half precision",
+    ),
+    _norm(
+        "last = (count - 1) / step * step + threadIdx.x;\n  int turn",
+        "last = count / step * step - step + threadIdx.x;\n  int turn",
+        "the tail of a long row is forgotten",
+    ),
+    _norm(
+        "index + v * kChunkThreads, count,\n                  normalised",
+        "index + v, count,\n                  normalised",
+        "columns shifted",
+    ),
+    _norm("kForwardThreads, 128);", "2 * kForwardThreads, 128);", "more threads in a block than there can be"),
+    # RMSNorm, backward
+    _norm("a[i] * slope)", "a[i] * slope * acc_t(1.01))", "a part of the gradient is 1 % too large"),
+    _norm("g[i] * (offset + w[i]) * a[i]", "g[i] * w[i] * a[i]", "offset forgotten in the mean of backward"),
+    _norm(
+        "acc_t(1. / x.dim())},\n                    dweight",
+        "acc_t(1. / std::max<int64_t>(x.dim() - 1, 1))},\n                    dweight",
+        "the mean of backward divides by n − 1",
+    ),
+    _norm("sums[i] += g[i]", "sums[i] = g[i]", "only the last row of a part counts"),
+    _norm(
+        "(args, row + blockDim.y, share.last, count)",
+        "(args, row, share.last, count)",
+        "the row that is loaded early is the present one",
+    ),
+    _norm("if (live) rstd =", "rstd =", "rstd is read behind the last row"),
+    _norm(
+        "rstd[r] = live ? args.rstd[row] : acc_t(0)",
+        "rstd[r] = args.rstd[row]",
+        "rstd is read behind the last row, in long rows",
+    ),
+    _norm(
+        "width * sizeof(acc_of<scalar_t>)), stream, args",
+        "0 * sizeof(acc_of<scalar_t>)), stream, args",
+        "no shared memory is asked for",
+    ),
+    _norm(
+        "args.partial + blockIdx.x * args.dim",
+        "args.partial + blockIdx.x / 2 * args.dim",
+        "two parts are summed into one place",
+    ),
+    # Sums over rows
+    _sums(
+        "    __syncthreads();\n    if (group < half)",
+        "    if (group < half)",
+        "sums of other rows are read before they are there",
+    ),
+    _sums("    }\n    __syncthreads();\n  }\n}", "    }\n  }\n}", "sums are overwritten while others still read them"),
+    _sums("threads.y / 2 *", "threads.y / 4 *", "half of the shared memory that is needed"),
+    _sums("part += 32) own", "part += 33) own", "parts are left out of the sum"),
+    _sums("warp < 32; ++warp", "warp < 31; ++warp", "the parts of the last warp are left out"),
+    _sums("  if (col < dim) {\n", "  if (col <= dim) {\n", "a column behind the last"),
+    _sums(
+        "sums[threadIdx.y][threadIdx.x] = own;\n  __syncthreads();\n"
+        "  if (threadIdx.y > 0 || col >= dim) return;\n#pragma unroll\n"
+        "  for (int warp = 1; warp < 32; ++warp) own += sums[warp][threadIdx.x];",
+        ATOMIC_SUM,
+        "with float atomics the bits depend on the order of the warps",
+    ),
+    Fault("linear", "csrc/cuda/device/share.cuh", "(part < left)};", "(part <= left)};", "two parts take the same row"),
+    # Accesses
+    _launch("return int(bits & -bits);", "return 16;", "wide accesses to what is not aligned"),
+    _launch(
+        "    if (view.dims > 1 && view.rows() > 1) bits |= uintptr_t(view.stride[0] * bytes);\n",
+        "",
+        "rows at odd strides",
+    ),
+    _launch(
+        "reinterpret_cast<uintptr_t>(view.data) | uintptr_t(view.dim()",
+        "uintptr_t(view.dim()",
+        "views that begin at odd addresses",
+    ),
+    _launch(
+        "(first.stride[0] != dim || ((views.stride[0] != dim) || ...))",
+        "first.stride[0] != dim",
+        "views with gaps are taken as flat",
+    ),
+    _vector("if (index < count) vector =", "if (index <= count) vector =", "a vector behind the last is read"),
+    _vector("if (index < count) reinterpret", "if (index <= count) reinterpret", "a vector behind the last is written"),
+    _vector("i % 2 ? pair.y : pair.x", "i % 2 ? pair.x : pair.y", "the halves of a word are exchanged"),
+    _vector(
+        "const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);\n"
+        "  return reinterpret_cast<const uint32_t&>(pair);",
+        "return __float_as_uint(low) >> 16 | (__float_as_uint(high) & 0xffff0000u);",
+        "bfloat16 is truncated, not rounded",
+    ),
+    _tiles(
+        "own.first + threadIdx.y, own.last",
+        "own.first, own.last",
+        "only one of the neighbouring rows is worked on",
+    ),
+    _tiles(
+        "int64_t(tile) * vectors * blockDim.x",
+        "int64_t(tile) * blockDim.x",
+        "tiles overlap, and the end of a row is not reached",
+    ),
+    _tiles(
+        "wanted = ceil_div(count, tiles * vectors)",
+        "wanted = std::max<int64_t>(count / (tiles * vectors), 1)",
+        "the tail of a row is forgotten",
+    ),
+    # SwiGLU
+    _swiglu("one_minus_sigmoid<scalar_t>(g[i], s)", "s", "another derivative"),
+    _swiglu("dup[i] *= g[i] * s;", "dup[i] *= s;", "another derivative by up"),
+    _swiglu("y[i] *= g[i] * sigmoid<scalar_t>(g[i])", "y[i] *= y[i] * sigmoid<scalar_t>(g[i])", "gate and up mixed up"),
+    _swiglu(
+        "gate.stride[0], up.stride[0]});\n  });\n}\n\n}",
+        "gate.stride[0], gate.stride[0]});\n  });\n}\n\n}",
+        "up is read at the stride of gate",
+    ),
+    _swiglu(
+        "store_one(args.dup + row * args.dup_stride,",
+        "if (row > 0) store_one(args.dup + row * args.dup_stride,",
+        "dup of the first row is never written",
+    ),
+    _swiglu(
+        "store_one(args.y + row * args.y_stride,",
+        "store_one(const_cast<scalar_t*>(args.up) + row * args.up_stride, tile.index + v * blockDim.x, count, y);\n"
+        "      store_one(args.y + row * args.y_stride,",
+        "an input is written to",
+    ),
+    # Linear
+    _linear("(s[i] + bias[i])", "(s[i])", "the bias is not added again in backward"),
+    _linear("adds_bias = !saves_output<activation>", "adds_bias = true", "the bias is added to a saved output"),
+    _linear("(y[i] + b[i])", "(y[i])", "the bias is forgotten"),
+    _linear("if (!bias) flatten(y, product);", "flatten(y, product);", "a bias per column cannot serve a flat row"),
+    _linear("sums[0][i] += d[i];", "sums[0][i] += unpack(grad[r])[i];", "dbias sums the wrong gradient"),
+    _linear(
+        "live = row < tile.last ? count : 0;\n      grad[r]",
+        "live = row < args.rows ? count : 0;\n      grad[r]",
+        "rows of the next part count twice",
+    ),
+    _linear(
+        "args.partial + tile.share * args.dim",
+        "args.partial + tile.share / 2 * args.dim",
+        "two parts are summed into one place",
+    ),
+    # Activations
+    _activation("saved <= 0 ? 0 : 1", "saved < 0 ? 0 : 1", "the derivative of relu where its output is 0"),
+    _activation("return 1 - saved * saved", "return 1 - saved", "another derivative of tanh"),
+    _activation(
+        "normal<scalar_t>(saved, gate, slope), gate + saved * slope",
+        "normal<scalar_t>(saved, gate, slope), gate",
+        "half of gelu's derivative",
+    ),
+    _activation("scale * (1 + 3 * cubic * x * x)", "scale * (1 + cubic * x * x)", "another derivative of gelu_tanh"),
+    _activation("-1.453152027f", "-1.45f", "a coefficient of gelu's tail in 16 bits"),
+    Fault(
+        "swiglu",
+        "csrc/cuda/device/activation.cuh",
+        "else return 1 / (1 + exp(-x));",
+        "else return exp(x) / (1 + exp(x));",
+        "overflow far from 0",
+    ),
+)

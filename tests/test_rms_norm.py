@@ -7,7 +7,7 @@ from pylayers import functional, reference
 import pylayers
 
 # [rows, dim]: around the widths at which kernels change their path, multiples of nothing, few and many rows.
-SIZES = [(1, 1), (3, 7), (2, 8), (9, 100), (65, 33), (3, 1000), (5, 1024), (2, 3001), (1, 8192), (1, 17001)]
+SIZES = [(1, 1), (3, 7), (2, 8), (9, 100), (65, 33), (3, 1000), (5, 1024), (2, 3001), (1, 8192), (2, 17001)]
 
 
 def over_last(call, eps=None, offset=0.0):

@@ -10,7 +10,9 @@ emulated = None
 
 
 def launch(on, kernel, programs, *args, **constexprs):
-    """Runs kernel on the device of tensor `on`, on its current stream."""
+    """Runs kernel on the device of tensor `on`, on its current stream. Without fused multiply-adds: lanes that hold the same
+    sum, and store it to the same place, would otherwise differ in its last bit."""
+    constexprs["enable_fp_fusion"] = False
     if emulated is not None and on.is_cpu:
         return emulated(kernel, programs, args, constexprs)
     with torch.cuda.device_of(on):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
+from math import prod
 
 import numpy as np
 
@@ -67,6 +69,12 @@ class Module:
         if fitting[0] not in self._kernels:
             self._kernels[fitting[0]] = Kernel(self, fitting[0])
         return self._kernels[fitting[0]]
+
+
+@cache
+def module_of(text: str) -> Module:
+    """The module of a PTX text, parsed once."""
+    return Module(text)
 
 
 def three(size: int | Sequence[int]) -> tuple[int, int, int]:
@@ -171,10 +179,10 @@ class Kernel:
             raise Fault(result.what.decode(), self.name, result.where.decode(), text.ptx, text.source)
         return Counts.of(result.counts)
 
-    def check_limits(self, gpu: gpus.Gpu, grid, block, cluster, dynamic_shared: int) -> None:
-        """LaunchError if the GPU would refuse it."""
-        size = gpus.LaunchSize(grid, block, cluster, self.static_shared, dynamic_shared, dynamic_shared, True)
-        refused = gpus.why_refused(gpu, size)
+    def check_limits(self, gpu: gpus.Gpu, size: gpus.LaunchSize) -> None:
+        """LaunchError if the GPU would refuse a launch of that size, to which the kernel adds what it was compiled with."""
+        threads = prod(self.directives.get("maxntid", self.directives.get("reqntid", (0,))))
+        refused = gpus.why_refused(gpu, replace(size, static_shared=self.static_shared, compiled_threads=threads))
         if refused:
             raise LaunchError(f"kernel {self.name}: {refused}")
 
@@ -190,7 +198,9 @@ class Kernel:
         """
         if gpu:
             sizes = (three(grid), three(block), three(options.get("cluster", 1)))
-            self.check_limits(gpu, *sizes, options.get("dynamic_shared", 0))
+            shared = options.get("dynamic_shared", 0)
+            size = gpus.LaunchSize(*sizes, dynamic_shared=shared, granted_shared=shared, large_clusters=True)
+            self.check_limits(gpu, size)
         memory = GlobalMemory()
         return self.launch_raw(three(grid), three(block), self.pack(arguments, memory), memory, **options)
 

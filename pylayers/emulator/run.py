@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import compiler, gpus, toolkit, triton
 from .faults import LaunchError
-from .launch import Argument, Counts, Kernel, Module, bytes_of, three
+from .launch import Argument, Counts, Kernel, bytes_of, module_of, three
 from .memory import GlobalMemory
 
 
@@ -34,31 +34,27 @@ def ptx_of(source: Path | str, architecture: int, options: Sequence[str] = ()) -
     return (compiler.cached(name, make) / "kernel.ptx").read_text()
 
 
-@cache
-def _module(ptx: str) -> Module:
-    return Module(ptx)
-
-
 def kernel_of(kernel: Kernel | str | Path, name: str | None, gpu: gpus.Gpu) -> Kernel:
     if isinstance(kernel, Kernel):
         return kernel
     if isinstance(kernel, str) and ".version" in kernel and ".target" in kernel:
-        return _module(kernel).kernel(name)
+        return module_of(kernel).kernel(name)
     if isinstance(kernel, Path) and kernel.suffix == ".ptx":
-        return _module(kernel.read_text()).kernel(name)
-    return _module(ptx_of(kernel, gpu.architecture)).kernel(name)
+        return module_of(kernel.read_text()).kernel(name)
+    return module_of(ptx_of(kernel, gpu.architecture)).kernel(name)
 
 
 def _run_triton(kernel: Any, grid, arguments: Sequence, constants: Mapping[str, Any], gpu: gpus.Gpu, order) -> Counts:
     given = [one.array if isinstance(one, Argument) else one for one in arguments]
     compiled = triton.compile_kernel(triton.request(gpu.architecture, kernel, given, constants))
-    found, memory = _module(compiled.ptx).kernel(compiled.name), GlobalMemory()
+    found, memory = module_of(compiled.ptx).kernel(compiled.name), GlobalMemory()
     for one in arguments:
         if isinstance(one, Argument) or hasattr(one, "data_ptr"):
             bytes_of(one, memory)
     blocks = [size * of_cluster for size, of_cluster in zip(three(grid), compiled.cluster, strict=True)]
     threads = (32 * compiled.num_warps, 1, 1)
-    found.check_limits(gpu, blocks, threads, compiled.cluster, compiled.shared)
+    shared = dict(dynamic_shared=compiled.shared, granted_shared=compiled.shared)
+    found.check_limits(gpu, gpus.LaunchSize(blocks, threads, compiled.cluster, **shared))
     parameters = triton.pack(kernel, given, constants, compiled, found.parameters)
     options = dict(dynamic_shared=compiled.shared, cluster=compiled.cluster, order=order)
     return found.launch_raw(blocks, threads, parameters, memory, **options)

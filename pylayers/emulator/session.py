@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from math import prod
@@ -14,7 +14,7 @@ from ..backends import emulated, interprets_triton
 from ..library import doors
 from . import cuda, gpus, triton
 from .faults import Fault, LaunchError
-from .launch import Counts, Kernel, Module
+from .launch import Counts, Kernel, module_of
 from .memory import GlobalMemory
 
 BACKENDS = ("cuda", "triton")
@@ -48,11 +48,6 @@ class _Call:
     views: list[_View]
     memory: GlobalMemory = field(default_factory=GlobalMemory)
     problem: BaseException | None = None  # what a launch raised, which cannot pass through the launcher
-
-
-@cache
-def _module(ptx: str) -> Module:
-    return Module(ptx)
 
 
 @cache
@@ -160,11 +155,7 @@ class on:
 
     def _run(self, kernel: Kernel, parameters: bytes, size: gpus.LaunchSize) -> None:
         call = self._call()
-        threads = prod(kernel.directives.get("maxntid", kernel.directives.get("reqntid", (0,))))
-        size = replace(size, static_shared=kernel.static_shared, compiled_threads=threads)
-        refused = gpus.why_refused(self.gpu, size)
-        if refused:
-            raise LaunchError(f"kernel {kernel.name}: {refused}")
+        kernel.check_limits(self.gpu, size)
         counts = kernel.launch_raw(
             size.grid, size.block, parameters, call.memory,
             dynamic_shared=size.dynamic_shared, cluster=size.cluster, order=self.order,
@@ -175,7 +166,7 @@ class on:
             self.counts[call.kernel] = counts
 
     def cuda_kernel(self, name: str) -> Kernel:
-        return _module(self.launchers.ptx_of(name)).kernel(name)
+        return module_of(self.launchers.ptx_of(name)).kernel(name)
 
     def launch_cuda(self, asked: cuda.Launch) -> None:
         call = self._call()
@@ -209,7 +200,7 @@ class on:
         compiled = triton.compile_kernel(triton.request(self.gpu.architecture, kernel, arguments, named))
         if compiled.scratch:
             raise LaunchError(f"kernel {compiled.name}: scratch memory of a program is not emulated")
-        found = _module(compiled.ptx).kernel(compiled.name)
+        found = module_of(compiled.ptx).kernel(compiled.name)
         blocks = (programs * compiled.cluster[0], 1, 1)
         shared = dict(dynamic_shared=compiled.shared, granted_shared=compiled.shared)
         size = gpus.LaunchSize(blocks, (32 * compiled.num_warps, 1, 1), compiled.cluster, **shared)

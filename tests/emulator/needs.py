@@ -1,5 +1,7 @@
 """What tests of the emulator need of the machine."""
 
+from importlib.util import find_spec
+
 import pytest
 from pylayers.emulator import toolkit
 
@@ -12,3 +14,4 @@ def _has_nvcc() -> bool:
 
 
 nvcc = pytest.mark.skipif(not _has_nvcc(), reason="no nvcc: pip install torch-pylayers[emulator]")
+triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")

@@ -1,7 +1,5 @@
 """Every CUDA and every Triton kernel, as compiled for a GPU, against float64: all dtypes, odd sizes, views that lie badly."""
 
-from importlib.util import find_spec
-
 import cases
 import harness
 import needs
@@ -12,10 +10,7 @@ from pylayers import check
 
 import pylayers
 
-BACKENDS = [
-    pytest.param("cuda", marks=needs.nvcc),
-    pytest.param("triton", marks=pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")),
-]
+BACKENDS = [pytest.param("cuda", marks=needs.nvcc), pytest.param("triton", marks=needs.triton)]
 every_gpu_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 

@@ -1,7 +1,6 @@
 """`with pylayers.emulator.on()`: what it changes, what it puts back, what it refuses."""
 
-from importlib.util import find_spec
-
+import needs
 import pytest
 import torch
 from pylayers.__main__ import main
@@ -9,8 +8,6 @@ from pylayers.emulator import Fault, gpus
 from pylayers.emulator.launch import Kernel
 
 import pylayers
-
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 
 
 def emulation(*arguments, **options):
@@ -31,7 +28,7 @@ def test_check_refuses():
         main(["check", "--gpu", "a100"])
 
 
-@needs_triton
+@needs.triton
 def test_all_is_put_back():
     before = pylayers.backends()
     with emulation("h200"):
@@ -43,7 +40,7 @@ def test_all_is_put_back():
     assert pylayers.backends() == before
 
 
-@needs_triton
+@needs.triton
 def test_other_backends_are_as_before():
     x = torch.randn(3, 5)
     with emulation() as outer:
@@ -52,7 +49,7 @@ def test_other_backends_are_as_before():
         assert not outer.counts
 
 
-@needs_triton
+@needs.triton
 def test_counts():
     x = torch.randn(4, 64)
     with emulation() as one, pylayers.backend("triton"):
@@ -62,7 +59,7 @@ def test_counts():
     assert (counts.launches, counts.load_bytes, counts.store_bytes) == (2, 2 * 2 * 1024, 2 * 1024)
 
 
-@needs_triton
+@needs.triton
 @pytest.mark.parametrize("checks", [True, False])
 def test_an_unwritten_output_is_a_fault(monkeypatch, checks):
     monkeypatch.setattr(Kernel, "launch_raw", lambda *arguments, **options: None)
@@ -75,7 +72,7 @@ def test_an_unwritten_output_is_a_fault(monkeypatch, checks):
             pylayers.functional.swiglu(x, x)
 
 
-@needs_triton
+@needs.triton
 def test_fault_in_backward(monkeypatch):
     x = torch.ones(3, 5, requires_grad=True)
     with emulation(), pylayers.backend("triton"):

@@ -1,8 +1,7 @@
 """The Triton kernels as Triton compiles them for the GPU, on the emulator."""
 
-from importlib.util import find_spec
-
 import cases
+import needs
 import pytest
 import torch
 from harness import nan_filled_outputs  # noqa: F401
@@ -11,7 +10,7 @@ from pylayers.emulator.triton_compiler import Compiled, Pointer
 
 import pylayers
 
-pytestmark = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+pytestmark = needs.triton
 
 
 @cases.every_dtype

@@ -56,7 +56,10 @@ class Lowering:
         operands = list(instruction.operands)
         if has_cache_policy(instruction.opcode):
             operands.pop()
-        if opcode.startswith(("bar.red.", "barrier.red.")):
+        votes = opcode.startswith(("bar.red.", "barrier.red."))
+        if len(operands) < (3 if votes else opcode == "bra"):
+            raise PtxError(f"operands are missing: {self.text}")
+        if votes:
             made = self.voting_barrier(opcode, operands)
         else:
             made = [self.plain(opcode, operands, last_type(instruction.opcode))]

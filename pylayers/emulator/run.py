@@ -9,7 +9,7 @@ from typing import Any
 
 from . import compiler, gpus, toolkit, triton
 from .faults import LaunchError
-from .launch import Argument, Counts, Kernel, bytes_of, module_of, three
+from .launch import Argument, Counts, Kernel, bytes_of, module_of
 from .memory import GlobalMemory
 
 
@@ -46,18 +46,14 @@ def kernel_of(kernel: Kernel | str | Path, name: str | None, gpu: gpus.Gpu) -> K
 
 def _run_triton(kernel: Any, grid, arguments: Sequence, constants: Mapping[str, Any], gpu: gpus.Gpu, order) -> Counts:
     given = [one.array if isinstance(one, Argument) else one for one in arguments]
-    compiled = triton.compile_kernel(triton.request(gpu.architecture, kernel, given, constants))
-    found, memory = module_of(compiled.ptx).kernel(compiled.name), GlobalMemory()
+    found, parameters, size = triton.launch_of(gpu, kernel, grid, given, constants)
+    found.check_limits(gpu, size)
+    memory = GlobalMemory()
     for one in arguments:
         if isinstance(one, Argument) or hasattr(one, "data_ptr"):
             bytes_of(one, memory)
-    blocks = [size * of_cluster for size, of_cluster in zip(three(grid), compiled.cluster, strict=True)]
-    threads = (32 * compiled.num_warps, 1, 1)
-    shared = dict(dynamic_shared=compiled.shared, granted_shared=compiled.shared)
-    found.check_limits(gpu, gpus.LaunchSize(blocks, threads, compiled.cluster, **shared))
-    parameters = triton.pack(kernel, given, constants, compiled, found.parameters)
-    options = dict(dynamic_shared=compiled.shared, cluster=compiled.cluster, order=order)
-    return found.launch_raw(blocks, threads, parameters, memory, **options)
+    options = dict(dynamic_shared=size.dynamic_shared, cluster=size.cluster, order=order)
+    return found.launch_raw(size.grid, size.block, parameters, memory, **options)
 
 
 def run(

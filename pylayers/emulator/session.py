@@ -13,7 +13,7 @@ from typing import Any
 from ..backends import emulated, interprets_triton
 from ..library import doors
 from . import cuda, gpus, triton
-from .faults import Fault, LaunchError
+from .faults import Fault
 from .launch import Counts, Kernel, module_of
 from .memory import GlobalMemory
 
@@ -197,14 +197,7 @@ class on:
         call.memory.add(to, nbytes, defined=True, name=views[0].name)
 
     def launch_triton(self, kernel: Any, programs: int, arguments: Sequence, named: dict) -> None:
-        compiled = triton.compile_kernel(triton.request(self.gpu.architecture, kernel, arguments, named))
-        if compiled.scratch:
-            raise LaunchError(f"kernel {compiled.name}: scratch memory of a program is not emulated")
-        found = module_of(compiled.ptx).kernel(compiled.name)
-        blocks = (programs * compiled.cluster[0], 1, 1)
-        shared = dict(dynamic_shared=compiled.shared, granted_shared=compiled.shared)
-        size = gpus.LaunchSize(blocks, (32 * compiled.num_warps, 1, 1), compiled.cluster, **shared)
-        self._run(found, triton.pack(kernel, arguments, named, compiled, found.parameters), size)
+        self._run(*triton.launch_of(self.gpu, kernel, programs, arguments, named))
 
 
 def _given(kernel: str, arguments: list) -> list[tuple[str, tuple]]:

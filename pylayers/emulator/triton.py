@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 
+from . import gpus
+from .faults import LaunchError
+from .launch import Kernel, module_of, three
 from .triton_compiler import Compiled, Pointer, Request, receive, send
 
 FORMATS = {"fp32": "f", "f32": "f", "fp64": "d", "i1": "?", "u1": "?", "i8": "b", "u8": "B", "i16": "h", "u16": "H"}
@@ -93,3 +96,17 @@ def pack(
         data = struct.pack("<Q", value.data_ptr()) if kind.startswith("*") else struct.pack("<" + FORMATS[kind], value)
         packed[offset : offset + size] = data
     return bytes(packed)
+
+
+def launch_of(
+    gpu: gpus.Gpu, kernel: Any, programs: int | Sequence[int], arguments: Sequence, named: Mapping[str, Any]
+) -> tuple[Kernel, bytes, gpus.LaunchSize]:
+    """What a call kernel[programs](*arguments, **named) launches on that GPU."""
+    compiled = compile_kernel(request(gpu.architecture, kernel, arguments, named))
+    if compiled.scratch:
+        raise LaunchError(f"kernel {compiled.name}: scratch memory of a program is not emulated")
+    found = module_of(compiled.ptx).kernel(compiled.name)
+    blocks = tuple(size * of_cluster for size, of_cluster in zip(three(programs), compiled.cluster, strict=True))
+    shared = dict(dynamic_shared=compiled.shared, granted_shared=compiled.shared)
+    size = gpus.LaunchSize(blocks, (32 * compiled.num_warps, 1, 1), compiled.cluster, **shared)
+    return found, pack(kernel, arguments, named, compiled, found.parameters), size

@@ -56,6 +56,22 @@ def test_half_arithmetic(name, type):
         check_float(f"{name}.rn{modifier}.{type}x2", type, arity, function, lanes=2)
 
 
+@pytest.mark.parametrize("type", ("f16", "bf16"))
+@pytest.mark.parametrize("name", ("add", "sub", "fma"))
+def test_mixed_arithmetic(name, type):
+    """The last operand and the result are f32, the others are not."""
+    arity, function = FLOAT_OPERATIONS[name]
+    f32, operands = FORMATS["f32"], ", ".join(f"{{{i}}}" for i in range(arity + 1))
+    for mode, saturated in itertools.product(MODES, (False, True)):
+
+        def expected(*values, mode=mode, saturated=saturated):
+            value = f32.rounded(function(*values, mode=mode), mode)
+            return f32.encode(numbers.saturated(value) if saturated else value)
+
+        opcode = f"{name}.{mode}{'.sat' if saturated else ''}.f32.{type}"
+        check(f"{opcode} {operands}", "f32", " ".join([type] * (arity - 1) + ["f32"]), expected)
+
+
 def test_products_and_sums_are_rounded_once():
     """1.0078125 × 1.5 lies halfway between two bf16 numbers; what is added decides, and no double holds the sum."""
     for tiny, result in ((0x0D80, 0x3FC2), (0x8D80, 0x3FC1)):

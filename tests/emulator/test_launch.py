@@ -102,6 +102,39 @@ def test_broken_ptx():
         emulator.run(SCALE.replace("mul.f32 %f3, %f2, %f1", "mul.f32 %f3, %f2, %rd1"), 1, 64, arguments())
 
 
+ONE_INSTRUCTION = """.version 8.0
+.target sm_80
+.address_size 64
+.visible .entry test(.param .u64 x)
+{{
+  .reg .b32 %r<4>; .reg .b64 %rd<4>; .reg .f32 %f<4>; .reg .pred %p<4>;
+targets: .branchtargets done;
+  {};
+done:
+  ret;
+}}
+"""
+
+OPERANDS_TO_DROP = (
+    "add.f32 %f1, %f1, %f1", "max.f32 %f1, %f1, %f1", "fma.rn.f32 %f1, %f1, %f1, %f1", "setp.lt.f32 %p1, %f1, %f1", "mov.u32 %r1, %r1",
+    "selp.b32 %r1, %r1, %r1, %p1", "ld.global.f32 %f1, [%rd1]", "ld.global.v4.f32 {%f1, %f2, %f3, %f1}, [%rd1]",
+    "st.global.f32 [%rd1], %f1", "shfl.sync.bfly.b32 %r1, %r1, %r1, %r1, -1", "vote.sync.any.pred %p1, %p1, -1",
+    "atom.global.add.u32 %r1, [%rd1], %r1", "atom.global.cas.b32 %r1, [%rd1], %r1, %r1", "red.global.add.f32 [%rd1], %f1",
+    "cp.async.ca.shared.global [%r1], [%rd1], 16", "ldmatrix.sync.aligned.m8n8.x1.shared.b16 {%r1}, [%r1]", "cvt.rn.f32.u32 %f1, %r1",
+    "bar.red.or.pred %p1, 0, %p1", "bar.warp.sync -1", "bra done", "brx.idx %r1, targets", "call done",
+    "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%f1, %f1, %f1, %f1}, {%r1, %r1, %r1, %r1}, {%r1, %r1}, {%f1, %f1, %f1, %f1}",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("instruction", OPERANDS_TO_DROP, ids=lambda text: text.split()[0])
+def test_missing_operands(instruction):
+    """Refused when the kernel is loaded: the engine would take what lies behind for the operand."""
+    cut = instruction.rpartition(",")[0] or instruction.split()[0]
+    cut += "}" * (cut.count("{") - cut.count("}"))
+    with pytest.raises(PtxError, match="operand|call"):
+        emulator.run(ONE_INSTRUCTION.format(cut), 1, 64, arguments()[:1])
+
+
 def test_broken_source():
     with pytest.raises(RuntimeError, match="nvcc failed: .*kernel.cu.*error"):
         emulator.run("__global__ void broken() { nonsense; }", 1, 64, [])

@@ -86,6 +86,11 @@ Operand operand_from(const OperandRecord& record, int wanted, Constants& constan
   return operand;
 }
 
+void check_count(const Definition& definition, int count, int instruction) {
+  if (count < definition.least)
+    throw Fault(std::to_string(count) + " operands where the instruction takes " + std::to_string(definition.least), instruction, "");
+}
+
 // Operands that are narrower or wider than the handler takes them for would be read wrongly: refused here.
 void check_size(const Operand& operand, int wanted, int instruction) {
   if (operand.kind == Operand::kLabel || wanted == kAnySize || operand.size == wanted) return;
@@ -94,6 +99,7 @@ void check_size(const Operand& operand, int wanted, int instruction) {
 
 void add_instruction(Program& program, const InstructionRecord& record, const OperandRecord* operands, Constants& constants) {
   const Definition& definition = *opcodes().at(record.opcode);
+  check_count(definition, record.operands, record.index);
   Instruction instruction;
   instruction.run = definition.run;
   instruction.guard = record.guard;

@@ -52,6 +52,7 @@ bool define_all() {
 }  // namespace
 
 void define(const std::string& names, Definition definition) {
+  if (definition.least < 0) definition.least = static_cast<int>(definition.sizes.size());
   std::vector<std::string> expanded;
   expand(names, expanded);
   for (const std::string& name : expanded)

@@ -22,6 +22,7 @@ struct Definition {
   std::vector<int> sizes;  // bytes of each operand; what goes on beyond the end is of any size
   int flops = 0;
   int space = 0;           // of an access to memory: a Space
+  int least = -1;          // operands that it must have; -1: one for each of `sizes`
 };
 
 // `names` is an opcode with alternatives in braces: "add{,.rn}.f32" defines add.f32 and add.rn.f32.

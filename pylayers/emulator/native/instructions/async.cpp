@@ -59,7 +59,7 @@ void wait_all(Warp& warp, const Instruction& instruction, Mask active) { wait(wa
 }  // namespace
 
 void define_async_copies() {
-  define("cp.async.{ca,cg}.shared.global", {copy, {0, 8, 4, 4}});
+  define("cp.async.{ca,cg}.shared.global", {copy, {0, 8, 4, 4}, 0, 0, 3});
   define("cp.async.commit_group", {commit, {}});
   define("cp.async.wait_group", {wait_group, {4}});
   define("cp.async.wait_all", {wait_all, {}});

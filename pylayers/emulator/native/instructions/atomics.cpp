@@ -26,11 +26,11 @@ void atomic(Warp& warp, const Instruction& instruction, Mask active) {
 }
 
 template <class T, class Function>
-void define_everywhere(const std::string& suffix) {
+void define_everywhere(const std::string& suffix, int values = 1) {
   for (const auto& [place, space] : kSpaces) {
     if (space == Space::kLocal || space == Space::kParameter || place == std::string(".const")) continue;
-    define("atom" + std::string(place) + suffix, {atomic<T, Function, true, 1>, {}, 0, int(space)});
-    define("red" + std::string(place) + suffix, {atomic<T, Function, false, 1>, {}, 0, int(space)});
+    define("atom" + std::string(place) + suffix, {atomic<T, Function, true, 1>, {}, 0, int(space), values + 2});
+    define("red" + std::string(place) + suffix, {atomic<T, Function, false, 1>, {}, 0, int(space), values + 1});
   }
 }
 
@@ -82,17 +82,17 @@ void define_atomics() {
   define_everywhere<uint64_t, Xor>(".xor.b64");
   define_everywhere<uint32_t, Exchange>(".exch.b32");
   define_everywhere<uint64_t, Exchange>(".exch.b64");
-  define_everywhere<uint16_t, Compare>(".cas.b16");
-  define_everywhere<uint32_t, Compare>(".cas.b32");
-  define_everywhere<uint64_t, Compare>(".cas.b64");
+  define_everywhere<uint16_t, Compare>(".cas.b16", 2);
+  define_everywhere<uint32_t, Compare>(".cas.b32", 2);
+  define_everywhere<uint64_t, Compare>(".cas.b64", 2);
   define_everywhere<uint32_t, Increment>(".inc.u32");
   define_everywhere<uint32_t, Decrement>(".dec.u32");
   define_everywhere<uint16_t, AddHalves<Half>>(".add.noftz.f16");
   define_everywhere<uint16_t, AddHalves<BFloat16>>(".add.noftz.bf16");
   define_everywhere<uint32_t, AddHalves<Half>>(".add.noftz.f16x2");
   define_everywhere<uint32_t, AddHalves<BFloat16>>(".add.noftz.bf16x2");
-  define("red.global.add.v2.f32", {atomic<float, Add, false, 2>, {}, 0, int(Space::kGlobal)});
-  define("red.global.add.v4.f32", {atomic<float, Add, false, 4>, {}, 0, int(Space::kGlobal)});
+  define("red.global.add.v2.f32", {atomic<float, Add, false, 2>, {}, 0, int(Space::kGlobal), 3});
+  define("red.global.add.v4.f32", {atomic<float, Add, false, 4>, {}, 0, int(Space::kGlobal), 5});
 }
 
 }  // namespace pylayers::emulator

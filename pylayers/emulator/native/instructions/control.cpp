@@ -109,7 +109,7 @@ void failed_assertion(Warp& warp, const Instruction& instruction, Mask active) {
 void define_control() {
   define("goto", {go, {}});
   define("bra", {branch, {}});
-  define("brx.idx", {branch_by_index, {4}});
+  define("brx.idx", {branch_by_index, {4}, 0, 0, 2});
   define("exit", {leave, {}});
   define("bar.sync", {synchronise<true>, {4, 4}});
   define("barrier.sync", {synchronise<false>, {4, 4}});

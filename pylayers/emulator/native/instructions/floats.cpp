@@ -90,8 +90,8 @@ void run_two_or_three(Warp& warp, const Instruction& instruction, Mask active) {
 
 template <bool larger, bool propagates_nan, bool flush>
 void define_extreme(const std::string& name) {
-  define(name + ".f32", {&run_two_or_three<Extreme<larger, propagates_nan, flush, false>>, {4, 4, 4, 4}});
-  define(name + ".abs.f32", {&run_two_or_three<Extreme<larger, propagates_nan, flush, true>>, {4, 4, 4, 4}});
+  define(name + ".f32", {&run_two_or_three<Extreme<larger, propagates_nan, flush, false>>, {4, 4, 4, 4}, 0, 0, 3});
+  define(name + ".abs.f32", {&run_two_or_three<Extreme<larger, propagates_nan, flush, true>>, {4, 4, 4, 4}, 0, 0, 3});
   define_lanes<Binary>(name + ".xorsign.abs.f32", [](float a, float b) {
     const float result = Extreme<larger, propagates_nan, flush, true>()(a, b);
     return result == result ? with_sign(result, bits_as<uint32_t>(a) ^ bits_as<uint32_t>(b)) : result;

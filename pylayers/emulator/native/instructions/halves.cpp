@@ -51,6 +51,23 @@ void define_basic() {
   if constexpr (std::is_same_v<T, Half>) define_one<T(T, T, T), T, true, Clamp::kRelu>("fma.rn.ftz.relu", fma, 2);
 }
 
+// f32 arithmetic with f16 or bf16 operands, rounded once to f32.
+template <bool saturates>
+float finished(float x) {
+  return canonical(saturates ? saturated(x) : x);
+}
+
+template <class T, bool saturates>
+void define_mixed(const std::string& modifier) {
+  const std::string rest = modifier + ".f32." + name_of<T>;
+  const auto add = [](T a, float b) { return finished<saturates>(to_wide(a) + b); };
+  const auto subtract = [](T a, float b) { return finished<saturates>(to_wide(a) - b); };
+  const auto fma = [](T a, T b, float c) { return finished<saturates>(std::fma(to_wide(a), to_wide(b), c)); };
+  define_rounded<float(T, float)>("add", rest, add, 1);
+  define_rounded<float(T, float)>("sub", rest, subtract, 1);
+  define_rounded<float(T, T, float)>("fma", rest, fma, 2);
+}
+
 template <class T, bool larger, bool propagates_nan, bool flush>
 void define_extreme(const std::string& name) {
   const auto function = [](float a, float b) { return extreme<larger, propagates_nan>(a, b); };
@@ -86,6 +103,8 @@ template <class T>
 void define_type() {
   const std::string type = name_of<T>;
   define_basic<T>();
+  define_mixed<T, false>("");
+  define_mixed<T, true>(".sat");
   define_extremes<T, false>("min");
   define_extremes<T, true>("max");
   define_signs<T, 1>(type);

@@ -46,8 +46,8 @@ template <class T, int width>
 void define_width(const std::string& types) {
   const std::string vector = width == 1 ? "" : ".v" + std::to_string(width);
   for (const auto& [place, space] : kSpaces) {
-    define("ld" + std::string(place) + vector + types, {load<T, width>, {}, 0, int(space)});
-    define("st" + std::string(place) + vector + types, {store<T, width>, {}, 0, int(space)});
+    define("ld" + std::string(place) + vector + types, {load<T, width>, {}, 0, int(space), width + 1});
+    define("st" + std::string(place) + vector + types, {store<T, width>, {}, 0, int(space), width + 1});
   }
 }
 
@@ -126,10 +126,10 @@ void store_matrices(Warp& warp, const Instruction& instruction, Mask active) {
 template <int count>
 void define_matrices() {
   const std::string x = ".sync.m8n8.x" + std::to_string(count);
-  define("ldmatrix" + x + ".shared.b16", {load_matrices<count, false>, {}});
-  define("ldmatrix" + x + ".trans.shared.b16", {load_matrices<count, true>, {}});
-  define("stmatrix" + x + ".shared.b16", {store_matrices<count, false>, {}});
-  define("stmatrix" + x + ".trans.shared.b16", {store_matrices<count, true>, {}});
+  define("ldmatrix" + x + ".shared.b16", {load_matrices<count, false>, {}, 0, 0, count + 1});
+  define("ldmatrix" + x + ".trans.shared.b16", {load_matrices<count, true>, {}, 0, 0, count + 1});
+  define("stmatrix" + x + ".shared.b16", {store_matrices<count, false>, {}, 0, 0, count + 1});
+  define("stmatrix" + x + ".trans.shared.b16", {store_matrices<count, true>, {}, 0, 0, count + 1});
 }
 
 }  // namespace

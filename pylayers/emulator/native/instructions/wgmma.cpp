@@ -110,8 +110,8 @@ void multiply(Warp& warp, const Instruction& instruction, Mask active) {
 void define_warpgroup_products() {
   for (int columns = 8; columns <= kMostColumns; columns += 8) {
     const std::string shape = "wgmma.mma_async.sync.m64n" + std::to_string(columns) + "k16.f32.";
-    define(shape + "bf16.bf16", {multiply<BFloat16>, {}});
-    define(shape + "f16.f16", {multiply<Half>, {}});
+    define(shape + "bf16.bf16", {multiply<BFloat16>, {}, 0, 0, columns / 2 + 7});
+    define(shape + "f16.f16", {multiply<Half>, {}, 0, 0, columns / 2 + 7});
   }
   const auto nothing = [](Warp&, const Instruction&, Mask) {};
   define("wgmma.fence.sync", {nothing, {}});

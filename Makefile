@@ -23,11 +23,12 @@ check: $(READY)
 	$(PY) -m pylayers check
 
 # What only a GPU can tell. The results are committed with the machine named.
+gpu-check: RESULTS = benchmarks/results/$$($(PY) -m pylayers info --gpu)
 gpu-check: $(READY)
-	$(PY) -m pytest
+	PYLAYERS_COMPARISON=$(RESULTS)/instructions.json $(PY) -m pytest
 	$(PY) -m pylayers check --device cuda
 	compute-sanitizer --error-exitcode 1 $(PY) -m pylayers check --backend cuda --dtype bfloat16
-	$(PY) -m pylayers bench --device cuda --output benchmarks/results/$$($(PY) -m pylayers info --gpu)
+	$(PY) -m pylayers bench --device cuda --output $(RESULTS)
 
 stubs: $(READY)
 	$(PY) -m pip install --quiet -c constraints.txt pybind11-stubgen

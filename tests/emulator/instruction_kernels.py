@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from math import isnan, nan
 
+import gpu
 import numpy as np
 from number_formats import FORMATS, Format
 from pylayers.emulator import launch
@@ -58,7 +59,7 @@ def _transfers(formats: list[Format], lanes: int) -> tuple[str, str]:
 
 
 def run(body: str, formats: list[Format], arguments: list[list[int]], lanes: int = 1) -> list[int]:
-    """The bits of the result for each row of arguments' bits. `lanes`: how many numbers there are in a register.
+    """The bits of the result for each row of arguments' bits, the same on a GPU if there is one. `lanes`: how many numbers there are in a register.
 
     In `body` {0} is the register of the result, {1} that of the first argument.
     """
@@ -69,7 +70,10 @@ def run(body: str, formats: list[Format], arguments: list[list[int]], lanes: int
     arrays = [np.zeros(len(arguments[0]), f"u{storage(formats[0]) // 8}")]
     for format, bits in zip(formats[1:], arguments, strict=True):
         arrays.append(np.array(bits, f"u{storage(format) // 8}"))
-    launch.Module(text).kernel("test").launch(len(arguments[0]) // lanes // 32, 32, arrays)
+    blocks, before_launch = len(arguments[0]) // lanes // 32, [array.copy() for array in arrays]
+    launch.Module(text).kernel("test").launch(blocks, 32, arrays)
+    if gpu.at_hand():
+        gpu.compare(body, text, formats[0], blocks, before_launch, arrays[0])
     return [int(bits) for bits in arrays[0]]
 
 

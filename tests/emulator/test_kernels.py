@@ -24,6 +24,15 @@ def test_all_sizes(backend, dtype, op):
     assert any(name.startswith(op) for name in emulation.counts), "nothing ran on the emulator"
 
 
+@pytest.mark.parametrize("op", check.benchmarks_by_op())
+@every_gpu_backend
+def test_blackwell(backend, op):
+    """Its PTX has instructions that the others lack."""
+    with pylayers.emulator.on("b200", backends=[backend]):
+        result = check.check(op, backend, "cpu", torch.bfloat16)
+    assert result.passed, result
+
+
 @pytest.mark.parametrize("call", ("rms_norm", "swiglu"))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16), ids=("float32", "bfloat16"))
 @harness.every_layout

@@ -1,12 +1,15 @@
 """Custom layers for PyTorch: hand-written CUDA, Triton and C++ kernels behind drop-in modules."""
 
-from . import functional, reference
+from . import functional, init, reference
 from .backends import backend, backends, kernels, register_kernels
-from .modules import GatedMLP, Linear, RMSNorm
+from .modules import GatedMLP, LazyGatedMLP, LazyLinear, LazyRMSNorm, Linear, RMSNorm
 from .version import __version__
 
 __all__ = [
     "GatedMLP",
+    "LazyGatedMLP",
+    "LazyLinear",
+    "LazyRMSNorm",
     "Linear",
     "RMSNorm",
     "__version__",
@@ -14,6 +17,7 @@ __all__ = [
     "backends",
     "emulator",
     "functional",
+    "init",
     "kernels",
     "reference",
     "register_kernels",

@@ -2,3 +2,4 @@
 from .linear import linear_epilogue_backward, linear_epilogue_forward, linear_forward
 from .rms_norm import rms_norm_backward, rms_norm_forward
 from .swiglu import swiglu_backward, swiglu_forward
+from .two_sided_uniform import two_sided_uniform

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "common.h"
 
@@ -37,8 +39,8 @@ class Op<Result(Arguments...)> {
   }
 
   // What runs kernels, below autograd. `allocate` makes the outputs; it is all that tensors without memory need.
-  void define_kernel(torch::Library& m, const char* schema, Function run, Function allocate) {
-    define(m, schema);
+  void define_kernel(torch::Library& m, const char* schema, Function run, Function allocate, const std::vector<at::Tag>& tags = {}) {
+    define(m, schema, tags);
     implement(m, c10::DispatchKey::CompositeExplicitAutograd, run);
     implement(m, c10::DispatchKey::Meta, allocate);
   }
@@ -56,8 +58,9 @@ class Op<Result(Arguments...)> {
   }
 
  private:
-  void define(torch::Library& m, const char* schema) {
-    m.def(schema, {at::Tag::pt2_compliant_tag});
+  void define(torch::Library& m, const char* schema, std::vector<at::Tag> tags = {}) {
+    tags.push_back(at::Tag::pt2_compliant_tag);
+    m.def(schema, std::as_const(tags));
     name_ = std::string(schema, std::strchr(schema, '('));
     handle_ = c10::Dispatcher::singleton().findSchemaOrThrow(("pylayers::" + name_).c_str(), "").template typed<Result(Arguments...)>();
   }

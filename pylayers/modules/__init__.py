@@ -1,5 +1,5 @@
-from .gated_mlp import GatedMLP
-from .linear import Linear
-from .rms_norm import RMSNorm
+from .gated_mlp import GatedMLP, LazyGatedMLP
+from .linear import LazyLinear, Linear
+from .rms_norm import LazyRMSNorm, RMSNorm
 
-__all__ = ["GatedMLP", "Linear", "RMSNorm"]
+__all__ = ["GatedMLP", "LazyGatedMLP", "LazyLinear", "LazyRMSNorm", "Linear", "RMSNorm"]

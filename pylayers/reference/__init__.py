@@ -1,5 +1,6 @@
 from .linear import linear
 from .rms_norm import rms_norm
 from .swiglu import swiglu, swiglu_packed
+from .two_sided_uniform import two_sided_uniform_
 
-__all__ = ["linear", "rms_norm", "swiglu", "swiglu_packed"]
+__all__ = ["linear", "rms_norm", "swiglu", "swiglu_packed", "two_sided_uniform_"]

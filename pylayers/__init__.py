@@ -2,13 +2,15 @@
 
 from . import functional, reference
 from .backends import backend, backends, kernels, register_kernels
-from .modules import GatedMLP, Linear, RMSNorm
+from .modules import Bilinear, GatedMLP, Linear, RMSNorm, TensorReduction
 from .version import __version__
 
 __all__ = [
+    "Bilinear",
     "GatedMLP",
     "Linear",
     "RMSNorm",
+    "TensorReduction",
     "__version__",
     "backend",
     "backends",

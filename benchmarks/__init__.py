@@ -1,7 +1,7 @@
 """What `python -m pylayers check` and `bench` know of every op."""
 
-from . import linear, rms_norm, swiglu
+from . import bilinear, linear, rms_norm, swiglu, tensor_reduction
 from .harness import Benchmark, ModuleBenchmark
 
-BENCHMARKS: tuple[Benchmark, ...] = rms_norm.BENCHMARKS + swiglu.BENCHMARKS + linear.BENCHMARKS
-MODULES: tuple[ModuleBenchmark, ...] = rms_norm.MODULES + swiglu.MODULES + linear.MODULES
+BENCHMARKS: tuple[Benchmark, ...] = rms_norm.BENCHMARKS + swiglu.BENCHMARKS + linear.BENCHMARKS + bilinear.BENCHMARKS + tensor_reduction.BENCHMARKS
+MODULES: tuple[ModuleBenchmark, ...] = rms_norm.MODULES + swiglu.MODULES + linear.MODULES + bilinear.MODULES + tensor_reduction.MODULES

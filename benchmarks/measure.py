@@ -183,7 +183,7 @@ def _runs(entry: Entry, variant: Variant) -> bool:
 def _roofs(plan: Plan, total_bytes: int, device: torch.device, sets: int) -> list[Variant]:
     if not plan.benchmark.product:
         return copy_roofs(total_bytes, device, sets)
-    return [product_roof(*plan.size, dtype=plan.dtype, device=device, backward=plan.backward)]
+    return [product_roof(*plan.benchmark.product_size(*plan.size), dtype=plan.dtype, device=device, backward=plan.backward)]
 
 
 def _first_line(error: Exception) -> str:

@@ -134,7 +134,8 @@ def _failures(results: Results) -> list[str]:
 
 
 def _too_slow(plan: Plan, found: dict) -> bool:
-    predicted = roofs.predicted_seconds(found, dtype_name(plan.dtype), *plan.size, backward=plan.backward)
+    size = plan.benchmark.product_size(*plan.size)
+    predicted = roofs.predicted_seconds(found, dtype_name(plan.dtype), *size, backward=plan.backward)
     return predicted > SLOWEST_SECONDS
 
 

@@ -10,9 +10,12 @@ from .records import Case, Results
 # "Not slower" and "not more" allow this much noise; factors such as 3x are taken as they are.
 NOISE = 1.03
 SPEEDUP = {"rms_norm": 3.0, "swiglu": 1.5}
+# Of forward + backward, at every size.
+STEP_SPEEDUP = {"bilinear": 3.0, "tensor_reduction": 3.0, "tensor_reduction symmetric": 3.0}
 COPY_SHARE = 0.9
 CALL_SHARE = 0.5
 CALL_EXTRA_SECONDS = 1e-6
+PRODUCTS = ("linear", "bilinear", "tensor_reduction")  # limited by arithmetic
 LARGE_BYTES = 64 << 20
 GPU_FORWARD_SHARE = 0.95
 GPU_BACKWARD_SHARE = 0.8
@@ -33,7 +36,7 @@ def judge(results: Results) -> list[dict]:
     wall = [case for case in results.timed("wall") if case.ours]
     targets = [*_calls(results.timed("call"))]
     targets += [*_headlines(wall)] if results.device == "cpu" else [*_gpu_shares(results.timed("kernel"))]
-    targets += [*_everywhere(wall), *_model(results.model)]
+    targets += [*_steps(wall), *_everywhere(wall), *_model(results.model)]
     return [asdict(target) for target in targets]
 
 
@@ -71,12 +74,22 @@ def _headlines(cases: list[Case]) -> Iterator[Target]:
         yield Target("not slower than torch.compile", where, against and against * NOISE >= 1, measured)
 
 
+def _steps(cases: list[Case]) -> Iterator[Target]:
+    for title, factor in STEP_SPEEDUP.items():
+        mine = [case for case in cases if case.title == title and case.step != "forward" and case.speedup(case.ours[0])]
+        if not mine:
+            continue
+        speedup, worst = min(((case.speedup(case.ours[0]), case) for case in mine), key=lambda pair: pair[0])
+        measured = f"at worst {speedup:.1f}x, {worst.shape} {worst.dtype}"
+        yield Target(f"forward + backward {factor:g}x eager at every size", title, speedup >= factor, measured)
+
+
 def _gpu_shares(cases: list[Case]) -> Iterator[Target]:
     """Of kernel time. A backward's own time is the difference of the two steps, for the copy as well."""
     forwards = {case.key[:3]: case for case in cases if case.step == "forward"}
     for case in cases:
         ours, where = case.ours[0] if case.ours else "", f"{case.title} {case.shape} {case.dtype}"
-        if case.op == "linear" or case.bytes < LARGE_BYTES or not case.median(ours):
+        if case.op in PRODUCTS or case.bytes < LARGE_BYTES or not case.median(ours):
             continue
         if case.step == "forward":
             share, least, what = case.of_roof(ours, "copy"), GPU_FORWARD_SHARE, "forward"

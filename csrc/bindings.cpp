@@ -117,6 +117,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("swiglu", &swiglu, without_gil(), py::arg("gate"), py::arg("up"));
   m.def("swiglu_packed", &swiglu_packed, without_gil(), py::arg("input"));
   m.def("linear", &linear_door, py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("activation"));
+  m.def("bilinear", &bilinear, without_gil(), py::arg("input1"), py::arg("input2"), py::arg("weight"), py::arg("bias"));
+  m.def("tensor_reduction", &tensor_reduction, without_gil(), py::arg("input"), py::arg("weight"), py::arg("bias"),
+        py::arg("symmetric"));
 
   m.def("backends", &backends, "name -> (device types it can serve, kernels it has)");
   m.def("kernels", &registry::kernels, "The names of all kernels.");

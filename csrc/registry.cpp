@@ -241,6 +241,11 @@ const KernelEntry::Implementation* KernelEntry::find(const Target& target) const
   return exists(fallback) ? &fallback : nullptr;
 }
 
+bool KernelEntry::shared_by_threads(const Target& target) const {
+  const auto* implementation = find(target);
+  return implementation && target.device.is_cpu() && !implementation->boxed && !implementation->takes_stream;
+}
+
 const KernelEntry::Implementation& KernelEntry::resolve(const Target& target) const {
   const auto* implementation = find(target);
   TORCH_CHECK(implementation, name_, ": backend '", table()[target.backend].name, "' has no such kernel");

@@ -99,6 +99,8 @@ class PYLAYERS_API KernelEntry {
  public:
   KernelEntry(const char* name, void* cpu, void* cuda);
   bool has(const Target& target) const { return find(target) != nullptr; }
+  // True where several threads may call it at once: compiled code on the CPU, which nobody watches.
+  bool shared_by_threads(const Target& target) const;
   const char* name() const { return name_; }
 
  protected:

@@ -3,15 +3,18 @@
 from . import functional, init, reference
 from .backends import backend, backends, kernels, register_kernels
 from .modules import GatedMLP, LazyGatedMLP, LazyLinear, LazyRMSNorm, Linear, RMSNorm
+from .modules import Bilinear, GatedMLP, Linear, RMSNorm, TensorReduction
 from .version import __version__
 
 __all__ = [
+    "Bilinear",
     "GatedMLP",
     "LazyGatedMLP",
     "LazyLinear",
     "LazyRMSNorm",
     "Linear",
     "RMSNorm",
+    "TensorReduction",
     "__version__",
     "backend",
     "backends",

@@ -20,5 +20,9 @@ PYLAYERS_API at::Tensor linear(const at::Tensor& input, const at::Tensor& weight
                                std::optional<std::string_view> activation = {});
 PYLAYERS_API at::Tensor& two_sided_uniform_(at::Tensor& self, double low = 5, double high = 10, double p_zero = .5,
                                             std::optional<at::Generator> generator = {});
+PYLAYERS_API at::Tensor bilinear(const at::Tensor& input1, const at::Tensor& input2, const at::Tensor& weight,
+                                 const std::optional<at::Tensor>& bias = {});
+PYLAYERS_API at::Tensor tensor_reduction(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
+                                         bool symmetric = false);
 
 }  // namespace pylayers

@@ -1,5 +1,7 @@
+from .bilinear import bilinear
 from .linear import linear
 from .rms_norm import rms_norm
 from .swiglu import swiglu, swiglu_packed
+from .tensor_reduction import tensor_reduction
 
-__all__ = ["linear", "rms_norm", "swiglu", "swiglu_packed"]
+__all__ = ["bilinear", "linear", "rms_norm", "swiglu", "swiglu_packed", "tensor_reduction"]

@@ -1,6 +1,10 @@
+from .bilinear import bilinear
 from .linear import linear
 from .rms_norm import rms_norm
 from .swiglu import swiglu, swiglu_packed
 from .two_sided_uniform import two_sided_uniform_
 
 __all__ = ["linear", "rms_norm", "swiglu", "swiglu_packed", "two_sided_uniform_"]
+from .tensor_reduction import tensor_reduction
+
+__all__ = ["bilinear", "linear", "rms_norm", "swiglu", "swiglu_packed", "tensor_reduction"]

@@ -2,13 +2,17 @@
 
 from . import functional, reference
 from .backends import backend, backends, kernels, register_kernels
-from .modules import GatedMLP, Linear, RMSNorm
+from .modules import FixedLinear, GatedMLP, LeadingFourier, Linear, Parallel, RMSNorm, ScaledLinear
 from .version import __version__
 
 __all__ = [
+    "FixedLinear",
     "GatedMLP",
+    "LeadingFourier",
     "Linear",
+    "Parallel",
     "RMSNorm",
+    "ScaledLinear",
     "__version__",
     "backend",
     "backends",

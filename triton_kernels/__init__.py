@@ -1,4 +1,5 @@
 """The kernels of csrc/ops.def in Triton: same names, same order of arguments, tensors and None."""
+from .leading_fourier import leading_fourier_backward
 from .linear import linear_epilogue_backward, linear_epilogue_forward, linear_forward
 from .rms_norm import rms_norm_backward, rms_norm_forward
 from .swiglu import swiglu_backward, swiglu_forward

@@ -1,6 +1,7 @@
 // The public ops as C++ functions: each one call through the dispatcher. Documented in pylayers/functional.
 #pragma once
 
+#include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymIntArrayRef.h>
 
@@ -16,6 +17,11 @@ PYLAYERS_API at::Tensor rms_norm(const at::Tensor& input, c10::SymIntArrayRef no
 PYLAYERS_API at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 PYLAYERS_API at::Tensor swiglu_packed(const at::Tensor& input);
 PYLAYERS_API at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
-                               std::optional<std::string_view> activation = {});
+                               std::optional<std::string_view> activation = {}, double scale = 1);
+PYLAYERS_API at::Tensor parallel_linear(const at::Tensor& input, at::TensorList weights,
+                                        const c10::List<std::optional<at::Tensor>>& biases,
+                                        std::optional<std::string_view> activation = {});
+PYLAYERS_API at::Tensor leading_fourier(const at::Tensor& input, std::optional<int64_t> n_coeff = {}, int64_t dim = -1,
+                                        std::string_view norm = "backward", bool onesided = false);
 
 }  // namespace pylayers

@@ -98,9 +98,17 @@ at::Tensor rms_norm_door(const at::Tensor& input, const std::vector<int64_t>& no
 }
 
 at::Tensor linear_door(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                       std::optional<std::string_view> activation) {
+                       std::optional<std::string_view> activation, double scale) {
   const py::gil_scoped_release no_gil;
-  return linear(input, weight, bias, activation);
+  return linear(input, weight, bias, activation, scale);
+}
+
+at::Tensor parallel_linear_door(const at::Tensor& input, const std::vector<at::Tensor>& weights,
+                                const std::vector<std::optional<at::Tensor>>& biases, std::optional<std::string_view> activation) {
+  const py::gil_scoped_release no_gil;
+  c10::List<std::optional<at::Tensor>> list;
+  for (const auto& bias : biases) list.push_back(bias);
+  return parallel_linear(input, weights, list, activation);
 }
 
 }  // namespace
@@ -120,6 +128,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("bilinear", &bilinear, without_gil(), py::arg("input1"), py::arg("input2"), py::arg("weight"), py::arg("bias"));
   m.def("tensor_reduction", &tensor_reduction, without_gil(), py::arg("input"), py::arg("weight"), py::arg("bias"),
         py::arg("symmetric"));
+  m.def("linear", &linear_door, py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("activation"),
+        py::arg("scale"));
+  m.def("parallel_linear", &parallel_linear_door, py::arg("input"), py::arg("weights"), py::arg("biases"), py::arg("activation"));
+  m.def("leading_fourier", &leading_fourier, without_gil(), py::arg("input"), py::arg("n_coeff"), py::arg("dim"), py::arg("norm"),
+        py::arg("onesided"));
 
   m.def("backends", &backends, "name -> (device types it can serve, kernels it has)");
   m.def("kernels", &registry::kernels, "The names of all kernels.");

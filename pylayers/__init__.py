@@ -12,9 +12,18 @@ __all__ = [
     "LazyGatedMLP",
     "LazyLinear",
     "LazyRMSNorm",
+from .modules import FixedLinear, GatedMLP, LeadingFourier, Linear, Parallel, RMSNorm, ScaledLinear
+from .version import __version__
+
+__all__ = [
+    "FixedLinear",
+    "GatedMLP",
+    "LeadingFourier",
     "Linear",
+    "Parallel",
     "RMSNorm",
     "TensorReduction",
+    "ScaledLinear",
     "__version__",
     "backend",
     "backends",

@@ -75,9 +75,14 @@ def compare(actual: Tensor, exact: Tensor, plain: Tensor, *, ulps: float = 1.0, 
     return max(found, key=lambda one: one.ratio)
 
 
+def as_real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
 def outputs_and_gradients(function: Callable, inputs: tuple[Tensor, ...], grad: Tensor) -> dict[str, Tensor]:
     leaves = [one.detach().requires_grad_() for one in inputs]
-    output = function(*leaves)
+    output = as_real(function(*leaves))
     gradients = torch.autograd.grad(output, leaves, grad.to(output.dtype))
     return {"output": output.detach(), **{f"gradient {i}": one for i, one in enumerate(gradients)}}
 
@@ -97,7 +102,7 @@ def compare_call(
     device, dtype = inputs[0].device, inputs[0].dtype
     before = [one.clone() for one in inputs]
     doubles = tuple(one.double() for one in inputs)
-    grad = torch.randn(reference(*doubles).shape, device=device, generator=generator).to(dtype)
+    grad = torch.randn(as_real(reference(*doubles)).shape, device=device, generator=generator).to(dtype)
     exact = outputs_and_gradients(reference, doubles, grad.double())
     plain = outputs_and_gradients(reference, inputs, grad)
     with use_backend(backend):

@@ -1,5 +1,6 @@
 """The kernels of csrc/ops.def in Triton: same names, same order of arguments, tensors and None."""
 from .bilinear import bilinear_contract, bilinear_outer
+from .leading_fourier import leading_fourier_backward
 from .linear import linear_epilogue_backward, linear_epilogue_forward, linear_forward
 from .rms_norm import rms_norm_backward, rms_norm_forward
 from .swiglu import swiglu_backward, swiglu_forward

@@ -68,7 +68,7 @@ Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim) {
   return at::empty({parts, dim}, like.options().dtype(accumulation_dtype(like.scalar_type())));
 }
 
-bool needs_formula(const char* op, std::initializer_list<const Tensor*> tensors) {
+bool needs_formula(const char* op, c10::ArrayRef<const Tensor*> tensors) {
   if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode)) return true;
   const Tensor* first = nullptr;
   for (const auto* tensor : tensors) {
@@ -80,7 +80,7 @@ bool needs_formula(const char* op, std::initializer_list<const Tensor*> tensors)
   return first->is_meta() ? false : registry::target(op, *first).plain;
 }
 
-bool needs_gradient(std::initializer_list<const Tensor*> tensors) {
+bool needs_gradient(c10::ArrayRef<const Tensor*> tensors) {
   if (!c10::GradMode::is_enabled()) return false;
   for (const auto* tensor : tensors)
     if (tensor->defined() && tensor->requires_grad()) return true;

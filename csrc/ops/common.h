@@ -49,8 +49,8 @@ inline at::ScalarType accumulation_dtype(at::ScalarType dtype) { return dtype ==
 
 // True where kernels and their saved tensors would silently give wrong derivatives or batches (functorch transforms, forward-mode
 // AD) and where the selected backend is the plain formula.
-bool needs_formula(const char* op, std::initializer_list<const Tensor*> tensors);
-bool needs_gradient(std::initializer_list<const Tensor*> tensors);
+bool needs_formula(const char* op, c10::ArrayRef<const Tensor*> tensors);
+bool needs_gradient(c10::ArrayRef<const Tensor*> tensors);
 
 // TypeError unless the tensor is float64, float32, float16 or bfloat16.
 void check_floating(const char* op, const char* name, const Tensor& tensor);

@@ -1,6 +1,7 @@
 // One of our ops in the dispatcher: defined with everything that serves it, then called like a function.
 #pragma once
 
+#include <c10/util/SmallVector.h>
 #include <torch/library.h>
 
 #include <cstring>
@@ -13,11 +14,22 @@
 
 namespace pylayers {
 
-// The tensor in an argument of an op; undefined where there is none.
-inline const Tensor& tensor_in(const Tensor& tensor) { return tensor; }
-inline const Tensor& tensor_in(const OptionalTensor& tensor) { return value(tensor); }
+// The tensors in the arguments of an op; undefined ones where there is none.
+using Seen = c10::SmallVector<const Tensor*, 8>;
+inline void see(Seen& seen, const Tensor& tensor) { seen.push_back(&tensor); }
+inline void see(Seen& seen, const OptionalTensor& tensor) { seen.push_back(&value(tensor)); }
+inline void see(Seen& seen, at::TensorList tensors) {
+  for (const Tensor& tensor : tensors) seen.push_back(&tensor);
+}
 template <class Other>
-const Tensor& tensor_in(const Other&) { return value(std::nullopt); }
+void see(Seen&, const Other&) {}
+
+template <class... Arguments>
+Seen tensors_in(const Arguments&... arguments) {
+  Seen seen;
+  (see(seen, arguments), ...);
+  return seen;
+}
 
 template <class Signature>
 class Op;
@@ -50,7 +62,8 @@ class Op<Result(Arguments...)> {
     define_kernel(m, schema, run, allocate);
     implement(m, c10::DispatchKey::FuncTorchBatched, formula);
     implement(m, c10::DispatchKey::Autograd, [this, name, formula](Arguments... arguments) -> Result {
-      if (needs_formula(name, {&tensor_in(arguments)...}) || needs_gradient({&tensor_in(arguments)...}))
+      const Seen seen = tensors_in(arguments...);
+      if (needs_formula(name, seen) || needs_gradient(seen))
         return formula(std::forward<Arguments>(arguments)...);
       const at::AutoDispatchBelowADInplaceOrView guard;
       return (*this)(std::forward<Arguments>(arguments)...);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Generator.h>
+#include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymIntArrayRef.h>
 
@@ -24,5 +25,11 @@ PYLAYERS_API at::Tensor bilinear(const at::Tensor& input1, const at::Tensor& inp
                                  const std::optional<at::Tensor>& bias = {});
 PYLAYERS_API at::Tensor tensor_reduction(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
                                          bool symmetric = false);
+                               std::optional<std::string_view> activation = {}, double scale = 1);
+PYLAYERS_API at::Tensor parallel_linear(const at::Tensor& input, at::TensorList weights,
+                                        const c10::List<std::optional<at::Tensor>>& biases,
+                                        std::optional<std::string_view> activation = {});
+PYLAYERS_API at::Tensor leading_fourier(const at::Tensor& input, std::optional<int64_t> n_coeff = {}, int64_t dim = -1,
+                                        std::string_view norm = "backward", bool onesided = false);
 
 }  // namespace pylayers

@@ -1,5 +1,7 @@
 from .bilinear import bilinear
+from .leading_fourier import leading_fourier
 from .linear import linear
+from .parallel import parallel_linear
 from .rms_norm import rms_norm
 from .swiglu import swiglu, swiglu_packed
 from .two_sided_uniform import two_sided_uniform_
@@ -8,3 +10,4 @@ __all__ = ["linear", "rms_norm", "swiglu", "swiglu_packed", "two_sided_uniform_"
 from .tensor_reduction import tensor_reduction
 
 __all__ = ["bilinear", "linear", "rms_norm", "swiglu", "swiglu_packed", "tensor_reduction"]
+__all__ = ["leading_fourier", "linear", "parallel_linear", "rms_norm", "swiglu", "swiglu_packed"]

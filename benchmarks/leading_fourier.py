@@ -1,0 +1,64 @@
+"""The leading half of the Fourier coefficients of each row."""
+
+from __future__ import annotations
+
+import torch
+
+import pylayers
+from pylayers import functional, reference
+
+from .harness import Benchmark, ModuleBenchmark, random
+from .traffic import Traffic
+
+
+def inputs(rows: int, dim: int, **kind):
+    return (random(rows, dim, **kind),)
+
+
+def eager(x: torch.Tensor) -> torch.Tensor:
+    return torch.fft.rfft(x)[..., : (x.shape[-1] + 1) // 2]
+
+
+def eager_in_float32(x: torch.Tensor) -> torch.Tensor:
+    """torch.fft knows no 16-bit numbers on a CPU, and few sizes of them on a GPU."""
+    return eager(x if x.dtype == torch.float64 else x.float())
+
+
+def flops(rows: int, dim: int) -> int:
+    """Of a real transform by the usual count."""
+    return 5 * rows * dim * dim.bit_length() // 2
+
+
+def backward_traffic(backend: str, rows: int, dim: int, size: int) -> Traffic:
+    """The half spectrum from the gradient; the transforms are the library's."""
+    number = max(size, 4)  # 16-bit data is transformed in float32
+    given, held = (dim + 1) // 2, dim // 2 + 1
+    return Traffic(load=2 * rows * given * number, store=2 * rows * held * number)
+
+
+BENCHMARKS = (
+    Benchmark(
+        op="leading_fourier",
+        title="leading_fourier",
+        function=functional.leading_fourier,
+        reference=reference.leading_fourier,
+        eager=eager_in_float32,
+        inputs=inputs,
+        # n complex coefficients are as many numbers as the data; backward reads them and writes as many.
+        elements=lambda rows, dim: (2 * rows * dim, 2 * rows * dim),
+        flops=lambda rows, dim: (flops(rows, dim), flops(rows, dim)),
+        traffic={"leading_fourier_backward": backward_traffic},
+        model_size=lambda model, tokens: (tokens, model.dim),
+        quick=False,
+    ),
+)
+
+
+class Eager(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return eager(x)
+
+
+MODULES = (
+    ModuleBenchmark(op="leading_fourier", title="LeadingFourier()", ours=pylayers.LeadingFourier, eager=Eager),
+)

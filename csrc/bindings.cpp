@@ -103,6 +103,11 @@ at::Tensor linear_door(const at::Tensor& input, const at::Tensor& weight, const 
   return linear(input, weight, bias, activation);
 }
 
+at::Tensor center_door(const at::Tensor& input, const std::optional<std::vector<int64_t>>& dim) {
+  const py::gil_scoped_release no_gil;
+  return center(input, dim ? at::OptionalIntArrayRef(*dim) : at::OptionalIntArrayRef());
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -117,6 +122,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("swiglu", &swiglu, without_gil(), py::arg("gate"), py::arg("up"));
   m.def("swiglu_packed", &swiglu_packed, without_gil(), py::arg("input"));
   m.def("linear", &linear_door, py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("activation"));
+  m.def("center", &center_door, py::arg("input"), py::arg("dim"));
+  m.def("centered_affine", &centered_affine, without_gil(), py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("dim"));
+  m.def("halve_until", &halve_until, without_gil(), py::arg("input"), py::arg("threshold"));
 
   m.def("backends", &backends, "name -> (device types it can serve, kernels it has)");
   m.def("kernels", &registry::kernels, "The names of all kernels.");

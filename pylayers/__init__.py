@@ -2,11 +2,14 @@
 
 from . import functional, reference
 from .backends import backend, backends, kernels, register_kernels
-from .modules import GatedMLP, Linear, RMSNorm
+from .modules import CenteredAffine, CenteredLayer, GatedMLP, HalveUntil, Linear, RMSNorm
 from .version import __version__
 
 __all__ = [
+    "CenteredAffine",
+    "CenteredLayer",
     "GatedMLP",
+    "HalveUntil",
     "Linear",
     "RMSNorm",
     "__version__",

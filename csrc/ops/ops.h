@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymIntArrayRef.h>
+#include <c10/util/OptionalArrayRef.h>
 
 #include <optional>
 #include <string_view>
@@ -17,5 +18,9 @@ PYLAYERS_API at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 PYLAYERS_API at::Tensor swiglu_packed(const at::Tensor& input);
 PYLAYERS_API at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
                                std::optional<std::string_view> activation = {});
+PYLAYERS_API at::Tensor center(const at::Tensor& input, at::OptionalIntArrayRef dim = {});
+PYLAYERS_API at::Tensor centered_affine(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                                        const std::optional<at::Tensor>& bias, int64_t dim = 0);
+PYLAYERS_API at::Tensor halve_until(const at::Tensor& input, double threshold = 1);
 
 }  // namespace pylayers

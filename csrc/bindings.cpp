@@ -111,6 +111,11 @@ at::Tensor parallel_linear_door(const at::Tensor& input, const std::vector<at::T
   return parallel_linear(input, weights, list, activation);
 }
 
+at::Tensor center_door(const at::Tensor& input, const std::optional<std::vector<int64_t>>& dim) {
+  const py::gil_scoped_release no_gil;
+  return center(input, dim ? at::OptionalIntArrayRef(*dim) : at::OptionalIntArrayRef());
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -133,6 +138,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("parallel_linear", &parallel_linear_door, py::arg("input"), py::arg("weights"), py::arg("biases"), py::arg("activation"));
   m.def("leading_fourier", &leading_fourier, without_gil(), py::arg("input"), py::arg("n_coeff"), py::arg("dim"), py::arg("norm"),
         py::arg("onesided"));
+  m.def("center", &center_door, py::arg("input"), py::arg("dim"));
+  m.def("centered_affine", &centered_affine, without_gil(), py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("dim"));
+  m.def("halve_until", &halve_until, without_gil(), py::arg("input"), py::arg("threshold"));
 
   m.def("backends", &backends, "name -> (device types it can serve, kernels it has)");
   m.def("kernels", &registry::kernels, "The names of all kernels.");

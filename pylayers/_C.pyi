@@ -5,11 +5,15 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['backends', 'cpu_capability', 'emulate', 'kernels', 'linear', 'observe', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed']
+__all__: list[str] = ['backends', 'center', 'centered_affine', 'cpu_capability', 'emulate', 'halve_until', 'kernels', 'linear', 'observe', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed']
 def backends() -> dict:
     """
     name -> (device types it can serve, kernels it has)
     """
+def center(input: torch.Tensor, dim: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> torch.Tensor:
+    ...
+def centered_affine(input: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, dim: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
+    ...
 def cpu_capability() -> str:
     """
     The instruction set in use: baseline, avx2 or avx512.
@@ -18,6 +22,8 @@ def emulate(kernel: str, launcher: typing.SupportsInt | typing.SupportsIndex) ->
     """
     The launcher that serves CPU tensors on "cuda" by its address; 0: none.
     """
+def halve_until(input: torch.Tensor, threshold: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
+    ...
 def kernels() -> list[str]:
     """
     The names of all kernels.

@@ -19,6 +19,14 @@ __all__ = [
     "FixedLinear",
     "GatedMLP",
     "LeadingFourier",
+from .modules import CenteredAffine, CenteredLayer, GatedMLP, HalveUntil, Linear, RMSNorm
+from .version import __version__
+
+__all__ = [
+    "CenteredAffine",
+    "CenteredLayer",
+    "GatedMLP",
+    "HalveUntil",
     "Linear",
     "Parallel",
     "RMSNorm",

@@ -63,9 +63,14 @@ Tensor allocate(const Tensor& like, c10::SymIntArrayRef sizes, at::ScalarType dt
 
 Tensor nothing(const Tensor& like) { return at::empty({0}, like.options()); }
 
+bool splits_for_gpu(const Tensor& tensor) { return tensor.is_cuda() || registry::emulates(registry::selected()); }
+
+int64_t sum_parts(const Tensor& like, int64_t rows, int64_t dim) {
+  return splits_for_gpu(like) ? cuda_parts(rows, dim) : cpu_parts(rows);
+}
+
 Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim) {
-  const int64_t parts = like.is_cuda() || registry::emulates(registry::selected()) ? cuda_parts(rows, dim) : cpu_parts(rows);
-  return at::empty({parts, dim}, like.options().dtype(accumulation_dtype(like.scalar_type())));
+  return at::empty({sum_parts(like, rows, dim), dim}, like.options().dtype(accumulation_dtype(like.scalar_type())));
 }
 
 bool needs_formula(const char* op, c10::ArrayRef<const Tensor*> tensors) {

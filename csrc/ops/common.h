@@ -41,8 +41,12 @@ Tensor allocate(const Tensor& like, c10::SymIntArrayRef sizes, at::ScalarType dt
 inline Tensor allocate_like(const Tensor& like) { return allocate(like, like.sym_sizes(), like.scalar_type()); }
 Tensor nothing(const Tensor& like);  // stands for an output that nobody asked for
 
+// Whether sums over this tensor are split as a GPU's kernels want it: by the backend that is selected, not by the threads there are.
+bool splits_for_gpu(const Tensor& tensor);
+
 // Workspace [parts, dim] for a sum over rows. The number of parts depends on the sizes alone, so that results do not depend on
 // the number of threads.
+int64_t sum_parts(const Tensor& like, int64_t rows, int64_t dim);
 Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim);
 
 inline at::ScalarType accumulation_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }

@@ -5,6 +5,7 @@
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <c10/core/SymIntArrayRef.h>
+#include <c10/util/OptionalArrayRef.h>
 
 #include <optional>
 #include <string_view>
@@ -31,5 +32,9 @@ PYLAYERS_API at::Tensor parallel_linear(const at::Tensor& input, at::TensorList 
                                         std::optional<std::string_view> activation = {});
 PYLAYERS_API at::Tensor leading_fourier(const at::Tensor& input, std::optional<int64_t> n_coeff = {}, int64_t dim = -1,
                                         std::string_view norm = "backward", bool onesided = false);
+PYLAYERS_API at::Tensor center(const at::Tensor& input, at::OptionalIntArrayRef dim = {});
+PYLAYERS_API at::Tensor centered_affine(const at::Tensor& input, const std::optional<at::Tensor>& weight,
+                                        const std::optional<at::Tensor>& bias, int64_t dim = 0);
+PYLAYERS_API at::Tensor halve_until(const at::Tensor& input, double threshold = 1);
 
 }  // namespace pylayers

@@ -1,5 +1,7 @@
 from .bilinear import bilinear
 from .leading_fourier import leading_fourier
+from .centered import center, centered_affine
+from .halve_until import halve_until
 from .linear import linear
 from .parallel import parallel_linear
 from .rms_norm import rms_norm
@@ -8,3 +10,4 @@ from .tensor_reduction import tensor_reduction
 
 __all__ = ["bilinear", "linear", "rms_norm", "swiglu", "swiglu_packed", "tensor_reduction"]
 __all__ = ["leading_fourier", "linear", "parallel_linear", "rms_norm", "swiglu", "swiglu_packed"]
+__all__ = ["center", "centered_affine", "halve_until", "linear", "rms_norm", "swiglu", "swiglu_packed"]

@@ -16,3 +16,10 @@ __all__ = ["Bilinear", "GatedMLP", "Linear", "RMSNorm", "TensorReduction"]
 from .scaled_linear import ScaledLinear
 
 __all__ = ["FixedLinear", "GatedMLP", "LeadingFourier", "Linear", "Parallel", "RMSNorm", "ScaledLinear"]
+from .centered import CenteredAffine, CenteredLayer
+from .gated_mlp import GatedMLP
+from .halve_until import HalveUntil
+from .linear import Linear
+from .rms_norm import RMSNorm
+
+__all__ = ["CenteredAffine", "CenteredLayer", "GatedMLP", "HalveUntil", "Linear", "RMSNorm"]

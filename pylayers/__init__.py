@@ -1,6 +1,7 @@
 """Custom layers for PyTorch: hand-written CUDA, Triton and C++ kernels behind drop-in modules."""
 
 from . import functional, init, reference
+from . import device, functional, io, reference
 from .backends import backend, backends, kernels, register_kernels
 from .modules import GatedMLP, LazyGatedMLP, LazyLinear, LazyRMSNorm, Linear, RMSNorm
 from .modules import Bilinear, GatedMLP, Linear, RMSNorm, TensorReduction
@@ -35,9 +36,11 @@ __all__ = [
     "__version__",
     "backend",
     "backends",
+    "device",
     "emulator",
     "functional",
     "init",
+    "io",
     "kernels",
     "reference",
     "register_kernels",

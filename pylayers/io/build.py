@@ -1,0 +1,321 @@
+"""A net as records, one for each module, and the net again from its records."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as hooks
+from torch.nn.parameter import is_lazy
+
+from . import registry
+from .codec import Decoder, Encoder
+from .container import damaged, short, whole
+from .tensors import Objects
+
+_KEYS = {"class", "args", "kwargs", "children", "parameters", "buffers", "training", "extra"}
+
+
+def persistent_buffers(module: nn.Module) -> dict[str, torch.Tensor | None]:
+    return {name: one for name, one in module._buffers.items() if name not in module._non_persistent_buffers_set}
+
+
+def _has_extra_state(cls: type) -> bool:
+    return cls.get_extra_state is not nn.Module.get_extra_state
+
+
+def describe(value: Any, modules: dict[int, int]) -> list | None:
+    """What stands for modules, registered classes and functions, and the device that is loaded to."""
+    if value is registry.HERE:
+        return ["here", ""]
+    if isinstance(value, nn.Module):
+        if id(value) not in modules:
+            raise ValueError(
+                f"an argument holds a {type(value).__name__} that is no submodule, so its parameters are in no state_dict: "
+                "keep modules in a ModuleList or ModuleDict"
+            )
+        return ["module", modules[id(value)]]
+    name = registry.name_of(value)
+    return None if name is None else ["registered", name]
+
+
+def records_of(net: nn.Module) -> tuple[list[dict], Encoder]:
+    """One record for each module object, the net's first."""
+    paths = {id(module): (path, module) for path, module in net.named_modules()}
+    modules = {key: index for index, key in enumerate(paths)}
+    encoder = Encoder(lambda value: describe(value, modules))
+    # Parameters first, so that they are named as in the state_dict.
+    states = [_state(path, module, encoder) for path, module in paths.values()]
+    records = []
+    for (path, module), state in zip(paths.values(), states, strict=True):
+        cls = type(module)
+        name = registry.name_of(cls)
+        if name is None:
+            raise ValueError(
+                f"{path or 'the net'} is a {cls.__module__}.{cls.__qualname__}, a class that is not registered: put "
+                "@pylayers.io.register in front of it, or pylayers.io.register(cls, config=…) behind it"
+            )
+        args, kwargs = registry.arguments(module)
+        where = f"{path or 'the net'} ({cls.__name__})"
+        record = {
+            "class": name,
+            "args": [encoder.encode(value, f"argument {i} of {where}") for i, value in enumerate(args)],
+            "kwargs": {key: encoder.encode(value, f"argument {key} of {where}") for key, value in kwargs.items()},
+            "children": {key: None if child is None else modules[id(child)] for key, child in module._modules.items()},
+            **state,
+        }
+        if _has_extra_state(cls):
+            record["extra"] = encoder.encode(module.get_extra_state(), f"extra state of {where}")
+        records.append(record)
+    return records, encoder
+
+
+def _state(path: str, module: nn.Module, encoder: Encoder) -> dict:
+    prefix = f"{path}." if path else ""
+
+    def numbered(tensors: dict) -> dict:
+        return {name: None if one is None else encoder.table.add(one, prefix + name) for name, one in tensors.items()}
+
+    return {
+        "parameters": numbered(module._parameters),
+        "buffers": numbered(persistent_buffers(module)),
+        "training": module.training,
+    }
+
+
+def _check_record(record: Any, count: int) -> None:
+    if not isinstance(record, dict) or set(record) | {"extra"} != _KEYS or not isinstance(record["class"], str):
+        damaged("a module is described in an unknown way")
+    places = [record[key] for key in ("children", "parameters", "buffers", "kwargs")]
+    if not isinstance(record["args"], list) or not all(isinstance(place, dict) for place in places):
+        damaged("a module is described in an unknown way")
+    if type(record["training"]) is not bool:
+        damaged("a module is described in an unknown way")
+    for child in record["children"].values():
+        if child is not None and not (whole(child) and child < count):
+            damaged(f"there is no module {short(child)}")
+
+
+def _references(value: Any) -> Iterator[int]:
+    """The modules that arguments name."""
+    if isinstance(value, list) and value[:1] == ["module"] and len(value) == 2 and whole(value[1]):
+        yield value[1]
+    elif isinstance(value, (list, dict)):
+        for one in value.values() if isinstance(value, dict) else value:
+            yield from _references(one)
+
+
+def _check_order(records: list[dict]) -> None:
+    """No module may be inside itself."""
+    done: set[int] = set()
+    for start in range(len(records)):
+        path: dict[int, Iterator[int]] = {}  # from the start down to the module that is looked at
+        if start not in done:
+            path[start] = _inside(records[start], len(records))
+        while path:
+            index = next(reversed(path))
+            child = next(path[index], None)
+            if child is None:
+                done.add(index)
+                del path[index]
+            elif child in path:
+                damaged("a module contains itself")
+            elif child not in done:
+                path[child] = _inside(records[child], len(records))
+
+
+def _inside(record: dict, count: int) -> Iterator[int]:
+    children = [child for child in record["children"].values() if child is not None]
+    return iter([*children, *(one for one in _references([record["args"], record["kwargs"]]) if one < count)])
+
+
+class Builder:
+    """Builds the net that records describe.
+
+    A constructor makes its submodules itself; those that are as the records say stay, the others are replaced, taken away or
+    added, so that a net whose head was exchanged after it was built comes back with the new head.
+    """
+
+    def __init__(self, records: Any, objects: Objects, device: torch.device) -> None:
+        if not isinstance(records, list) or not records:
+            damaged("it has no modules")
+        for record in records:
+            _check_record(record, len(records))
+            if registry.find(record["class"]) is None:
+                raise ValueError(
+                    f"the file names the class {short(record['class'])}, which is not registered here: register it with "
+                    "pylayers.io.register before loading, if the file is one that you trust"
+                )
+            if not _is_module_class(registry.find(record["class"])):
+                damaged(f"{short(record['class'])} is no module class")
+        _check_order(records)
+        self.records = records
+        self.made: dict[int, nn.Module] = {}
+        self._adopted: set[int] = set()
+        self._signatures: dict[int, Any] = {}
+        self._decoder = Decoder(
+            objects, {"module": self.build, "registered": self._registered, "here": lambda _: device}
+        )
+        self.objects = objects
+
+    def net(self) -> nn.Module:
+        try:
+            net = self.build(0)
+        except RecursionError:
+            damaged("its modules are nested too deeply")
+        if len(self.made) != len(self.records):
+            damaged("it has modules that are in no other")
+        return net
+
+    def build(self, index: Any) -> nn.Module:
+        if not whole(index) or index >= len(self.records):
+            damaged(f"there is no module {short(index)}")
+        if index in self.made:
+            return self.made[index]
+        record = self.records[index]
+        cls = registry.find(record["class"])
+        args = [self._decoder.decode(value) for value in record["args"]]
+        kwargs = {key: self._decoder.decode(value) for key, value in record["kwargs"].items()}
+        try:
+            module = cls(*args, **kwargs)
+        except Exception as error:  # whatever a constructor raises
+            given = ", ".join([*map(short, args), *(f"{key}={short(value)}" for key, value in kwargs.items())])
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(f"{cls.__name__}({given}) cannot be built: {type(error).__name__}: {reason}") from error
+        if not isinstance(module, nn.Module):
+            raise ValueError(f"{cls.__name__} built a {type(module).__name__}, which is no module")
+        return self._adopt(module, index)
+
+    @staticmethod
+    def _registered(name: Any) -> Any:
+        found = registry.find(name) if isinstance(name, str) else None
+        if found is None:
+            raise ValueError(f"the file names {short(name)}, which is not registered here: register it with pylayers.io.register")
+        return found
+
+    def _adopt(self, module: nn.Module, index: int) -> nn.Module:
+        """Makes the module's children those of the record, and remembers it."""
+        self.made[index] = module
+        self._adopted.add(id(module))
+        wanted = {name: self._child(module._modules.get(name), child) for name, child in self.records[index]["children"].items()}
+        for name in [name for name in module._modules if name not in wanted]:
+            del module._modules[name]
+        for name, child in wanted.items():
+            if name not in module._modules:
+                try:
+                    module.add_module(name, child)
+                except (KeyError, TypeError) as error:
+                    damaged(f"a module cannot be called {short(name)} ({error})")
+            module._modules[name] = child
+        for name in wanted:  # the order in which parameters() goes through them
+            module._modules[name] = module._modules.pop(name)
+        return module
+
+    def _child(self, existing: nn.Module | None, index: int | None) -> nn.Module | None:
+        if index is None:
+            return None
+        if index in self.made:
+            return self.made[index]
+        if existing is not None and id(existing) not in self._adopted and self._fits(existing, index):
+            return self._adopt(existing, index)
+        return self.build(index)
+
+    def _fits(self, module: nn.Module, index: int) -> bool:
+        """Whether the record would build the same module, its children aside."""
+        return registry.name_of(type(module)) == self.records[index]["class"] and _signature(module) == self._signature(index)
+
+    def _signature(self, index: int) -> Any:
+        """Class and arguments as a value to compare, with modules in the arguments likewise."""
+        if index not in self._signatures:
+            record = self.records[index]
+            self._signatures[index] = _replace([record["class"], record["args"], record["kwargs"]], self._signature)
+        return self._signatures[index]
+
+    def differences(self) -> Iterator[str]:
+        """Where the net that was built is not as its records say, in words."""
+        for index, module in self.made.items():
+            record = self.records[index]
+            yield from _unlike(module, record, self.objects)
+            if _signature(module) != self._signature(index):
+                yield f"{type(module).__name__} does not keep its constructor's arguments as they were given"
+
+
+def _is_module_class(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, nn.Module)
+
+
+def _replace(value: Any, signature: Callable[[Any], Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _replace(one, signature) for key, one in value.items()}
+    if isinstance(value, list):
+        if value[:1] == ["module"] and len(value) == 2:
+            return ["module", signature(value[1])]
+        if value[:1] in (["tensor"], ["array"], ["number"]):
+            return [value[0]]
+        return [_replace(one, signature) for one in value]
+    return value
+
+
+def _signature(module: nn.Module) -> Any:
+    inner: dict[int, nn.Module] = {}
+
+    def special(value: Any) -> list | None:
+        if isinstance(value, nn.Module):
+            inner[id(value)] = value
+            return ["module", id(value)]
+        return ["tensor", 0] if isinstance(value, torch.Tensor) else describe(value, {})
+
+    encoder = Encoder(special)
+    try:
+        args, kwargs = registry.arguments(module)
+        data = [registry.name_of(type(module)), [encoder.encode(one, "") for one in args]]
+        data.append({key: encoder.encode(one, "") for key, one in kwargs.items()})
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return _replace(data, lambda key: _signature(inner[key]))
+
+
+class Registrations:
+    """While it is entered, no more than `limit` parameters may be made in this thread: what a file can make a constructor do."""
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._thread = threading.get_ident()
+
+    def __enter__(self) -> None:
+        self._handles = [
+            register(self._count)
+            for register in (
+                hooks.register_module_parameter_registration_hook,
+                hooks.register_module_buffer_registration_hook,
+                hooks.register_module_module_registration_hook,
+            )
+        ]
+
+    def __exit__(self, *error: Any) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _count(self, module: nn.Module, name: str, value: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
+        self._left -= 1
+        if self._left < 0:
+            raise ValueError("its constructor makes far more parameters than the file holds")
+
+
+def _unlike(module: nn.Module, record: dict, objects: Objects) -> Iterator[str]:
+    cls = type(module).__name__
+    for kind, made in (("parameters", module._parameters), ("buffers", persistent_buffers(module))):
+        for name, tensor in made.items():
+            if name not in record[kind]:
+                yield f"{cls} makes {name!r}, which the net does not have"
+                continue
+            number = record[kind][name]
+            if tensor is None or number is None or is_lazy(tensor):
+                continue
+            shape = objects.shape(number)
+            if shape != tensor.shape:
+                there = "is not initialised" if shape is None else f"has shape {list(shape)}"
+                yield f"{cls} makes {name!r} of shape {list(tensor.shape)}, but that of the net {there}"

@@ -38,6 +38,7 @@ setup(
         "pylayers.reference",
         "pylayers.emulator",
         "pylayers.testing",
+        "pylayers.testing.contract",
         "pylayers.testing.faults",
         "pylayers.triton_kernels",
         "pylayers.benchmarks",

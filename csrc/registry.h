@@ -13,8 +13,6 @@
 
 #include "kernels.h"
 
-#define PYLAYERS_API __attribute__((visibility("default")))
-
 namespace pylayers {
 
 // A tensor as a kernel is to see it: native kernels take the view, Python kernels a tensor with the view's sizes and strides.
@@ -172,7 +170,7 @@ class Kernel<void(Parameters...)> : public KernelEntry {
 
 namespace kernels {
 #define KERNEL(name, ...) extern PYLAYERS_API Kernel<void(__VA_ARGS__)> name;
-#include "ops.def"
+#include PYLAYERS_OPS
 #undef KERNEL
 }  // namespace kernels
 

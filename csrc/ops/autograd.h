@@ -6,6 +6,8 @@
 
 #include <vector>
 
+#include "../view.h"
+
 namespace pylayers {
 
 using Tensors = std::vector<at::Tensor>;
@@ -19,6 +21,6 @@ struct Differentiable {
 };
 
 // The output, with a node that runs op.backward on the backend that the forward ran on.
-at::Tensor apply(const Differentiable& op, at::TensorList inputs, Extras extras = {});
+PYLAYERS_API at::Tensor apply(const Differentiable& op, at::TensorList inputs, Extras extras = {});
 
 }  // namespace pylayers

@@ -25,6 +25,8 @@ class Op<Result(Arguments...)> {
  public:
   using Function = Result (*)(Arguments...);
 
+  explicit Op(const char* library = "pylayers") : library_(library) {}  // the name given to TORCH_LIBRARY
+
   Result operator()(Arguments... arguments) const { return handle_->call(std::forward<Arguments>(arguments)...); }
 
   // What users call. `run` decides between formula, autograd node and kernel. `autocast` is left out where autocast casts nothing.
@@ -59,7 +61,7 @@ class Op<Result(Arguments...)> {
   void define(torch::Library& m, const char* schema) {
     m.def(schema, {at::Tag::pt2_compliant_tag});
     name_ = std::string(schema, std::strchr(schema, '('));
-    handle_ = c10::Dispatcher::singleton().findSchemaOrThrow(("pylayers::" + name_).c_str(), "").template typed<Result(Arguments...)>();
+    handle_ = c10::Dispatcher::singleton().findSchemaOrThrow((library_ + "::" + name_).c_str(), "").template typed<Result(Arguments...)>();
   }
 
   template <class Implementation>
@@ -67,7 +69,7 @@ class Op<Result(Arguments...)> {
     m.impl(name_.c_str(), torch::dispatch(key, std::move(implementation)));
   }
 
-  std::string name_;
+  std::string library_, name_;
   std::optional<c10::TypedOperatorHandle<Result(Arguments...)>> handle_;
 };
 

@@ -43,14 +43,20 @@ setup(
         "pylayers.triton_kernels",
         "pylayers.benchmarks",
         "pylayers.csrc",
+        "pylayers.build_support",
     ],
-    package_dir={"pylayers.triton_kernels": "triton_kernels", "pylayers.benchmarks": "benchmarks", "pylayers.csrc": "csrc"},
-    # The emulator compiles its engine and the CUDA kernels where it runs.
+    package_dir={
+        "pylayers.triton_kernels": "triton_kernels",
+        "pylayers.benchmarks": "benchmarks",
+        "pylayers.csrc": "csrc",
+        "pylayers.build_support": "build_support",
+    },
+    # The emulator compiles its engine and the CUDA kernels where it runs; packages with kernels of their own use the headers.
     package_data={
-        "pylayers": ["py.typed", "*.pyi"],
+        "pylayers": ["py.typed", "*.pyi", "templates/**/*", "templates/**/.gitignore"],
         "pylayers.emulator": ["native/**/*.h", "native/**/*.cpp"],
         "pylayers.testing": ["*.cpp"],
-        "pylayers.csrc": ["*.h", "*.def", "cuda/*.cu", "cuda/*.h", "cuda/device/*.cuh"],
+        "pylayers.csrc": ["*.h", "*.def", "ops/*.h", "cpu/*.h", "cuda/*.cu", "cuda/*.h", "cuda/device/*.cuh"],
     },
     ext_modules=extensions.modules(ROOT, toolkit),
     cmdclass={"build_ext": extensions.Build},

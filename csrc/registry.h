@@ -16,7 +16,7 @@
 namespace pylayers {
 
 // A tensor as a kernel is to see it: native kernels take the view, Python kernels a tensor with the view's sizes and strides.
-struct Argument {
+struct PYLAYERS_API Argument {
   Argument() = default;
   // [size…] of a contiguous tensor, or of `tensor` from element `offset` on with the given strides.
   static Argument input(const at::Tensor& tensor, at::IntArrayRef size, at::IntArrayRef stride = {}, int64_t offset = 0);

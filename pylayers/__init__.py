@@ -2,6 +2,7 @@
 
 from . import functional, reference
 from .backends import backend, backends, kernels, register_kernels
+from .headers import include
 from .modules import GatedMLP, Linear, RMSNorm
 from .version import __version__
 
@@ -14,6 +15,7 @@ __all__ = [
     "backends",
     "emulator",
     "functional",
+    "include",
     "kernels",
     "reference",
     "register_kernels",

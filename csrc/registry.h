@@ -13,12 +13,10 @@
 
 #include "kernels.h"
 
-#define PYLAYERS_API __attribute__((visibility("default")))
-
 namespace pylayers {
 
 // A tensor as a kernel is to see it: native kernels take the view, Python kernels a tensor with the view's sizes and strides.
-struct Argument {
+struct PYLAYERS_API Argument {
   Argument() = default;
   // [size…] of a contiguous tensor, or of `tensor` from element `offset` on with the given strides.
   static Argument input(const at::Tensor& tensor, at::IntArrayRef size, at::IntArrayRef stride = {}, int64_t offset = 0);
@@ -174,7 +172,7 @@ class Kernel<void(Parameters...)> : public KernelEntry {
 
 namespace kernels {
 #define KERNEL(name, ...) extern PYLAYERS_API Kernel<void(__VA_ARGS__)> name;
-#include "ops.def"
+#include PYLAYERS_OPS
 #undef KERNEL
 }  // namespace kernels
 

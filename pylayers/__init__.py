@@ -5,6 +5,8 @@ from . import device, functional, io, reference
 from .backends import backend, backends, kernels, register_kernels
 from .modules import GatedMLP, LazyGatedMLP, LazyLinear, LazyRMSNorm, Linear, RMSNorm
 from .modules import Bilinear, GatedMLP, Linear, RMSNorm, TensorReduction
+from .headers import include
+from .modules import GatedMLP, Linear, RMSNorm
 from .version import __version__
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "functional",
     "init",
     "io",
+    "include",
     "kernels",
     "reference",
     "register_kernels",

@@ -1,6 +1,7 @@
 """The one place where a public function chooses its way into an op."""
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from .library import doors
 _is_compiling = torch.compiler.is_compiling
 
 
-def _explain(name: str, arguments: tuple, error: TypeError) -> TypeError:
+def _explain(name: str, op: Callable, arguments: tuple, error: TypeError) -> TypeError:
     """Says in a sentence which argument has the wrong type, where pybind11 lists signatures."""
-    expected = getattr(torch.ops.pylayers, name).default._schema.arguments
+    expected = op.default._schema.arguments
     for argument, value in zip(expected, arguments, strict=True):
         kind = str(argument.type)
         if value is None and kind.startswith("Optional"):
@@ -47,14 +48,15 @@ def _overridden(*arguments: Any) -> bool:
     return any(isinstance(one, list) and has_torch_function(one) for one in arguments)
 
 
-def door(name: str) -> Callable:
-    """The op as a function of positional arguments.
+def door(name: str, doors: ModuleType = doors, library: str = "pylayers", reference: ModuleType = reference) -> Callable:
+    """The op as a function of positional arguments. A package with kernels of its own gives its pybind11 module, the name that
+    it gave to TORCH_LIBRARY, and the module that defines its ops in plain PyTorch.
 
     pybind11 is the shortest way (design: a tiny op costs a microsecond). Dynamo cannot trace it and subclasses of Tensor are not
     seen by it, so these take `torch.ops`.
     """
     native = getattr(doors, name)
-    op = getattr(torch.ops.pylayers, name)
+    op = getattr(getattr(torch.ops, library), name)
     takes_lists = any(str(one.type).startswith("List") and "Tensor" in str(one.type) for one in op.default._schema.arguments)
     overridden = _overridden if takes_lists else has_torch_function_variadic
     definition = getattr(reference, name)
@@ -67,6 +69,6 @@ def door(name: str) -> Callable:
         try:
             return native(*arguments)
         except TypeError as error:
-            raise _explain(name, arguments, error) from None
+            raise _explain(name, op, arguments, error) from None
 
     return call

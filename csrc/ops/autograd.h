@@ -6,6 +6,8 @@
 
 #include <vector>
 
+#include "../view.h"
+
 namespace pylayers {
 
 using Tensors = std::vector<at::Tensor>;
@@ -24,6 +26,6 @@ at::Tensor save_output(const at::Tensor& output, Extras& extras);
 bool was_edited(const Extras& extras);  // false where no output was saved
 
 // The output, with a node that runs op.backward on the backend that the forward ran on.
-at::Tensor apply(const Differentiable& op, at::TensorList inputs, Extras extras = {});
+PYLAYERS_API at::Tensor apply(const Differentiable& op, at::TensorList inputs, Extras extras = {});
 
 }  // namespace pylayers

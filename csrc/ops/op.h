@@ -39,6 +39,8 @@ class Op<Result(Arguments...)> {
  public:
   using Function = Result (*)(Arguments...);
 
+  explicit Op(const char* library = "pylayers") : library_(library) {}  // the name given to TORCH_LIBRARY
+
   Result operator()(Arguments... arguments) const { return handle_->call(std::forward<Arguments>(arguments)...); }
 
   // What users call. `run` decides between formula, autograd node and kernel. `autocast` is left out where autocast casts nothing.
@@ -75,7 +77,7 @@ class Op<Result(Arguments...)> {
     tags.push_back(at::Tag::pt2_compliant_tag);
     m.def(schema, std::as_const(tags));
     name_ = std::string(schema, std::strchr(schema, '('));
-    handle_ = c10::Dispatcher::singleton().findSchemaOrThrow(("pylayers::" + name_).c_str(), "").template typed<Result(Arguments...)>();
+    handle_ = c10::Dispatcher::singleton().findSchemaOrThrow((library_ + "::" + name_).c_str(), "").template typed<Result(Arguments...)>();
   }
 
   template <class Implementation>
@@ -83,7 +85,7 @@ class Op<Result(Arguments...)> {
     m.impl(name_.c_str(), torch::dispatch(key, std::move(implementation)));
   }
 
-  std::string name_;
+  std::string library_, name_;
   std::optional<c10::TypedOperatorHandle<Result(Arguments...)>> handle_;
 };
 

@@ -1,6 +1,6 @@
 """Custom layers for PyTorch: hand-written CUDA, Triton and C++ kernels behind drop-in modules."""
 
-from . import functional, reference
+from . import blocks, functional, reference
 from .backends import backend, backends, kernels, register_kernels
 from .modules import GatedMLP, Linear, RMSNorm
 from .version import __version__
@@ -12,6 +12,7 @@ __all__ = [
     "__version__",
     "backend",
     "backends",
+    "blocks",
     "emulator",
     "functional",
     "kernels",

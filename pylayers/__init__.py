@@ -2,6 +2,7 @@
 
 from . import functional, init, reference
 from . import device, functional, io, reference
+from . import blocks, functional, reference
 from .backends import backend, backends, kernels, register_kernels
 from .modules import GatedMLP, LazyGatedMLP, LazyLinear, LazyRMSNorm, Linear, RMSNorm
 from .modules import Bilinear, GatedMLP, Linear, RMSNorm, TensorReduction
@@ -39,6 +40,7 @@ __all__ = [
     "backend",
     "backends",
     "device",
+    "blocks",
     "emulator",
     "functional",
     "init",

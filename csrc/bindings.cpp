@@ -129,7 +129,6 @@ PYBIND11_MODULE(_C, m) {
         py::arg("offset"));
   m.def("swiglu", &swiglu, without_gil(), py::arg("gate"), py::arg("up"));
   m.def("swiglu_packed", &swiglu_packed, without_gil(), py::arg("input"));
-  m.def("linear", &linear_door, py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("activation"));
   m.def("bilinear", &bilinear, without_gil(), py::arg("input1"), py::arg("input2"), py::arg("weight"), py::arg("bias"));
   m.def("tensor_reduction", &tensor_reduction, without_gil(), py::arg("input"), py::arg("weight"), py::arg("bias"),
         py::arg("symmetric"));

@@ -1,51 +1,53 @@
 """Custom layers for PyTorch: hand-written CUDA, Triton and C++ kernels behind drop-in modules."""
 
-from . import functional, init, reference
-from . import device, functional, io, reference
-from . import blocks, functional, reference
+from . import blocks, device, functional, init, io, reference
 from .backends import backend, backends, kernels, register_kernels
-from .modules import GatedMLP, LazyGatedMLP, LazyLinear, LazyRMSNorm, Linear, RMSNorm
-from .modules import Bilinear, GatedMLP, Linear, RMSNorm, TensorReduction
 from .headers import include
-from .modules import GatedMLP, Linear, RMSNorm
+from .modules import (
+    Bilinear,
+    CenteredAffine,
+    CenteredLayer,
+    FixedLinear,
+    GatedMLP,
+    HalveUntil,
+    LazyGatedMLP,
+    LazyLinear,
+    LazyRMSNorm,
+    LeadingFourier,
+    Linear,
+    Parallel,
+    RMSNorm,
+    ScaledLinear,
+    TensorReduction,
+)
 from .version import __version__
 
 __all__ = [
     "Bilinear",
+    "CenteredAffine",
+    "CenteredLayer",
+    "FixedLinear",
     "GatedMLP",
+    "HalveUntil",
     "LazyGatedMLP",
     "LazyLinear",
     "LazyRMSNorm",
-from .modules import FixedLinear, GatedMLP, LeadingFourier, Linear, Parallel, RMSNorm, ScaledLinear
-from .version import __version__
-
-__all__ = [
-    "FixedLinear",
-    "GatedMLP",
     "LeadingFourier",
-from .modules import CenteredAffine, CenteredLayer, GatedMLP, HalveUntil, Linear, RMSNorm
-from .version import __version__
-
-__all__ = [
-    "CenteredAffine",
-    "CenteredLayer",
-    "GatedMLP",
-    "HalveUntil",
     "Linear",
     "Parallel",
     "RMSNorm",
-    "TensorReduction",
     "ScaledLinear",
+    "TensorReduction",
     "__version__",
     "backend",
     "backends",
-    "device",
     "blocks",
+    "device",
     "emulator",
     "functional",
+    "include",
     "init",
     "io",
-    "include",
     "kernels",
     "reference",
     "register_kernels",

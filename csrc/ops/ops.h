@@ -19,14 +19,13 @@ PYLAYERS_API at::Tensor rms_norm(const at::Tensor& input, c10::SymIntArrayRef no
 PYLAYERS_API at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 PYLAYERS_API at::Tensor swiglu_packed(const at::Tensor& input);
 PYLAYERS_API at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
-                               std::optional<std::string_view> activation = {});
+                               std::optional<std::string_view> activation = {}, double scale = 1);
 PYLAYERS_API at::Tensor& two_sided_uniform_(at::Tensor& self, double low = 5, double high = 10, double p_zero = .5,
                                             std::optional<at::Generator> generator = {});
 PYLAYERS_API at::Tensor bilinear(const at::Tensor& input1, const at::Tensor& input2, const at::Tensor& weight,
                                  const std::optional<at::Tensor>& bias = {});
 PYLAYERS_API at::Tensor tensor_reduction(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
                                          bool symmetric = false);
-                               std::optional<std::string_view> activation = {}, double scale = 1);
 PYLAYERS_API at::Tensor parallel_linear(const at::Tensor& input, at::TensorList weights,
                                         const c10::List<std::optional<at::Tensor>>& biases,
                                         std::optional<std::string_view> activation = {});

@@ -18,7 +18,7 @@ PYLAYERS_API at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 PYLAYERS_API at::Tensor swiglu_packed(const at::Tensor& input);
 PYLAYERS_API at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
                                std::optional<std::string_view> activation = {});
-PYLAYERS_API at::Tensor& two_sided_uniform_(at::Tensor& self, double low = 5, double high = 10, double p_zero = .5,
-                                            std::optional<at::Generator> generator = {});
+PYLAYERS_API void two_sided_uniform_(const at::Tensor& self, double low = 5, double high = 10, double p_zero = .5,
+                                     std::optional<at::Generator> generator = {});
 
 }  // namespace pylayers

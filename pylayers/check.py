@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .backends import backend as use_backend
 from .backends import backends, emulated
+from .init import two_sided_uniform_
 from .library import doors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -35,6 +36,8 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
+        if self.bound == 0:  # bits are compared
+            return 0.0 if self.error == 0 else float("inf")
         return self.error / self.bound if self.error == self.error else float("inf")
 
 
@@ -125,6 +128,36 @@ def _check_size(benchmark, size: tuple[int, ...], backend: str, device: str, dty
     return replace(worst, what=f"{benchmark.title} {'×'.join(map(str, size))} {worst.what}"), problem
 
 
+# Kernels that draw numbers, in place, by the name of the op: function(tensor, generator=…).
+DRAWS: Mapping[str, Callable] = {"two_sided_uniform": two_sided_uniform_}
+
+
+def _check_draw(op: str, size: tuple[int, ...], backend: str, device: str, dtype: torch.dtype) -> Comparison:
+    """The numbers must have the bits of those of plain PyTorch, by the same seed. The error is how many have not."""
+    expected, actual = (torch.full(size, float("nan"), dtype=dtype, device=device) for _ in range(2))
+    for tensor, name in ((expected, "reference"), (actual, backend)):
+        with use_backend(name):
+            DRAWS[op](tensor, generator=torch.Generator().manual_seed(sum(size)))
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    different = int((actual.view(bits) != expected.view(bits)).sum())
+    return Comparison(different, 0.0, f"{op} {'×'.join(map(str, size))} numbers with other bits")
+
+
+def ops() -> list[str]:
+    """The names of all ops that can be checked."""
+    return [*benchmarks_by_op(), *DRAWS]
+
+
+def _comparisons(op: str, backend: str, device: str, dtype: torch.dtype) -> Iterator[tuple[Comparison, str]]:
+    if op in DRAWS:
+        for size in ROW_SIZES:
+            yield _check_draw(op, size, backend, device, dtype), ""
+        return
+    for benchmark in benchmarks_by_op()[op]:
+        for size in PRODUCT_SIZES if benchmark.product else ROW_SIZES:
+            yield _check_size(benchmark, size, backend, device, dtype)
+
+
 def benchmarks_by_op() -> Mapping[str, list]:
     """The declarations of every op: check and bench share them."""
     from .benchmarks import BENCHMARKS
@@ -136,7 +169,8 @@ def benchmarks_by_op() -> Mapping[str, list]:
 
 
 def check(op: str, backend: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Result:
-    """Compares an op and its gradients on one backend with the reference in float64, outputs filled with NaN beforehand.
+    """Compares an op and its gradients on one backend with the reference in float64, outputs filled with NaN beforehand. An op
+    that draws numbers is compared with the reference bit by bit.
 
     Args:
         op: the name of an op, such as "rms_norm".
@@ -148,10 +182,8 @@ def check(op: str, backend: str, device: str | torch.device = "cpu", dtype: torc
     worst, problem = Comparison(0.0, 1.0), ""
     doors.poison_outputs(True)
     try:
-        for benchmark in benchmarks_by_op()[op]:
-            for size in PRODUCT_SIZES if benchmark.product else ROW_SIZES:
-                one, found = _check_size(benchmark, size, backend, str(device), dtype)
-                worst, problem = max(worst, one, key=lambda it: it.ratio), problem or found
+        for one, found in _comparisons(op, backend, str(device), dtype):
+            worst, problem = max(one, worst, key=lambda it: it.ratio), problem or found
     except Exception as error:  # a kernel that cannot run is a failed check, not the end of the others
         problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     finally:
@@ -160,7 +192,7 @@ def check(op: str, backend: str, device: str | torch.device = "cpu", dtype: torc
 
 
 def plan(op=None, backend=None, device=None, dtype=None) -> Iterator[tuple[str, str, str, torch.dtype]]:
-    for name in benchmarks_by_op():
+    for name in ops():
         for one in backends().values():
             for kind in one.devices:
                 for each in DTYPES:
@@ -185,7 +217,7 @@ def _choice(name: str, value: str | None, known) -> None:
 
 def main(args: argparse.Namespace) -> int:
     dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
-    _choice("op", args.op, benchmarks_by_op())
+    _choice("op", args.op, ops())
     _choice("backend", args.backend, backends())
     _choice("device", args.device, ("cpu", "cuda"))
     _choice("dtype", args.dtype, dtypes)
@@ -213,7 +245,7 @@ def _run(steps: list, args: argparse.Namespace) -> int:
     if not steps:
         notes = "; ".join(f"{one.name}: {one.note}" for one in backends().values() if args.backend in (None, one.name))
         raise SystemExit(f"check: nothing of this can run here ({notes})")
-    print(f"{'op':<12}{'backend':<12}{'device':<8}{'dtype':<10}{'error':>10}{'bound':>10}  worst at")
+    print(f"{'op':<18}{'backend':<12}{'device':<8}{'dtype':<10}{'error':>10}{'bound':>10}  worst at")
     failed = 0
     for op, backend, device, dtype in steps:
         result = check(op, backend, device, dtype)
@@ -221,6 +253,6 @@ def _run(steps: list, args: argparse.Namespace) -> int:
         name = str(dtype).removeprefix("torch.")
         verdict = "pass" if result.passed else "FAIL"
         told = f"{result.what}{' ' if result.what else ''}{result.problem}"
-        print(f"{op:<12}{backend:<12}{device:<8}{name:<10}{result.error:>10.2e}{result.bound:>10.2e}  {verdict}  {told}", flush=True)
+        print(f"{op:<18}{backend:<12}{device:<8}{name:<10}{result.error:>10.2e}{result.bound:>10.2e}  {verdict}  {told}", flush=True)
     print(f"{len(steps)} checks, {failed} failed")
     return 1 if failed else 0

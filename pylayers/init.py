@@ -62,7 +62,8 @@ def two_sided_uniform_(
             raise TypeError(f"two_sided_uniform_: {name} must be a number, got {type(value).__name__}")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"two_sided_uniform_: generator must be a torch.Generator, got {type(generator).__name__}")
-    return torch.ops.pylayers.two_sided_uniform_(tensor, float(low), float(high), float(p_zero), generator=generator)
+    torch.ops.pylayers.two_sided_uniform_(tensor, float(low), float(high), float(p_zero), generator=generator)
+    return tensor
 
 
 # Every initialiser by its name with the underscore.

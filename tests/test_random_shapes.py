@@ -6,6 +6,9 @@ import torch
 from harness import nan_filled_outputs, normal  # noqa: F401
 from pylayers import functional, reference
 from pylayers.check import DTYPES
+from pylayers.init import two_sided_uniform_
+
+import pylayers
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
@@ -61,3 +64,19 @@ def test_linear(draw, tensor):
     activation = draw(st.sampled_from([None, "relu", "gelu", "silu", "tanh"]))
     ours, exact = (lambda *three, call=call: call(*three, activation=activation) for call in (functional.linear, reference.linear))
     return ours, exact, (x, tensor((dim, x.shape[-1])), tensor((dim,)))
+
+
+@pytest.mark.parametrize("backend,device", BACKENDS, ids=[pair[0] for pair in BACKENDS])
+@given(data=st.data())
+@few
+def test_two_sided_uniform(backend, device, data):
+    """Any view gets the numbers of the definition, and nothing around it is written."""
+    x = data.draw(tensors(device, data.draw(st.sampled_from(DTYPES))))
+    seed, low = data.draw(st.integers(0, 2**64 - 1)), data.draw(st.floats(0, 10))
+    expected = reference.two_sided_uniform_(x.cpu().clone(), low, 11.0, generator=harness.seeded(seed=seed))
+    memory = torch.as_strided(x, (x.untyped_storage().nbytes() // x.element_size(),), (1,), 0)
+    before, inside = memory.clone(), torch.zeros_like(memory, dtype=torch.bool)
+    inside.as_strided(x.shape, x.stride(), x.storage_offset()).fill_(True)
+    with pylayers.backend(backend):
+        two_sided_uniform_(x, low, 11.0, generator=harness.seeded(seed=seed))
+    assert torch.equal(x.cpu(), expected) and torch.equal(memory[~inside], before[~inside])

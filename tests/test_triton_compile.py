@@ -46,6 +46,7 @@ def launch_all(dtype):
     kernels.linear_forward(weight, None, y.T, x.T, None, 0)
     kernels.linear_epilogue_forward(y, y, bias, gelu)
     kernels.linear_epilogue_backward(y, bias, matrix(parts, 1024, dtype=torch.float32), y, y, bias, gelu)
+    kernels.two_sided_uniform(matrix(rows * 2048), 77, 5.0, 10.0, 0.5)
 
 
 class Offline:
@@ -140,7 +141,8 @@ def test_shared_memory_fits_every_gpu(report):
 
 
 def test_aligned_accesses_are_16_bytes_wide(report):
-    assert [entry for entry in report if not entry["loads"]] == []
+    # drawn numbers come from nowhere
+    assert [entry for entry in report if not entry["loads"] and entry["kernel"] != "two_sided_uniform.fill_kernel"] == []
     # sum_parts stores a row of 32 values in all
     assert [entry for entry in report if not entry["stores"] and entry["kernel"] != "parts.sum_parts_kernel"] == []
 

@@ -35,5 +35,8 @@ PYLAYERS_API at::Tensor center(const at::Tensor& input, at::OptionalIntArrayRef 
 PYLAYERS_API at::Tensor centered_affine(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                                         const std::optional<at::Tensor>& bias, int64_t dim = 0);
 PYLAYERS_API at::Tensor halve_until(const at::Tensor& input, double threshold = 1);
+                               std::optional<std::string_view> activation = {});
+PYLAYERS_API void two_sided_uniform_(const at::Tensor& self, double low = 5, double high = 10, double p_zero = .5,
+                                     std::optional<at::Generator> generator = {});
 
 }  // namespace pylayers

@@ -90,54 +90,53 @@ Tensor formula(const Tensor& self, int64_t seed, double low, double high, double
   return signed_number.masked_fill(a.bitwise_right_shift(1) < int64_t{philox_threshold(p_zero)}, 0).to(self.scalar_type()).view(self.sizes());
 }
 
-Tensor& allocate(Tensor& self, double low, double high, double p_zero, Generator) {
-  check(self, low, high, p_zero);
-  return self;
-}
+void skip(const Tensor& self, double low, double high, double p_zero, Generator) { check(self, low, high, p_zero); }
 
-Tensor& run(Tensor& self, double low, double high, double p_zero, Generator generator) {
+void run(const Tensor& self, double low, double high, double p_zero, Generator generator) {
   check(self, low, high, p_zero);
   const int64_t seed = draw_seed(generator);
-  if (self.numel() == 0) return self;
-  const Target target = registry::target(kOp, self);
-  if (target.plain) return self.copy_(formula(self, seed, low, high, p_zero));
+  if (self.numel() == 0) return;
   at::assert_no_internal_overlap(self);
-  Tensor y = self.is_contiguous() ? self : allocate_like(self);
+  const Target target = registry::target(kOp, self);
+  if (target.plain) {
+    self.copy_(formula(self, seed, low, high, p_zero));
+    return;
+  }
+  const Tensor y = self.is_contiguous() ? self : allocate_like(self);
   kernels::two_sided_uniform(target, Argument::output(y, {y.numel()}), seed, low, high, p_zero);
-  return y.is_same(self) ? self : self.copy_(y);
+  if (!y.is_same(self)) self.copy_(y);
 }
 
 Op<decltype(two_sided_uniform_)> op;
 
 // Numbers that are drawn have no derivative: as in torch.nn.init, autograd sees a write and nothing else.
-Tensor& below_autograd(Tensor& self, double low, double high, double p_zero, Generator generator) {
+void below_autograd(const Tensor& self, double low, double high, double p_zero, Generator generator) {
   const at::AutoDispatchBelowAutograd guard;
-  return op(self, low, high, p_zero, std::move(generator));
+  op(self, low, high, p_zero, std::move(generator));
 }
 
-Tensor& count_version(Tensor& self, double low, double high, double p_zero, Generator generator) {
+void count_version(const Tensor& self, double low, double high, double p_zero, Generator generator) {
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
     op(self, low, high, p_zero, std::move(generator));
   }
   self.unsafeGetTensorImpl()->bump_version();
-  return self;
 }
 
-Tensor& refuse_batches(Tensor&, double, double, double, Generator) {
+void refuse_batches(const Tensor&, double, double, double, Generator) {
   TORCH_CHECK(false, kOp, ": vmap cannot batch it, call it outside");
 }
 
 }  // namespace
 
-Tensor& two_sided_uniform_(Tensor& self, double low, double high, double p_zero, Generator generator) {
-  return op(self, low, high, p_zero, std::move(generator));
+void two_sided_uniform_(const Tensor& self, double low, double high, double p_zero, Generator generator) {
+  op(self, low, high, p_zero, std::move(generator));
 }
 
 TORCH_LIBRARY_FRAGMENT(pylayers, m) {
   op.define_kernel(m, "two_sided_uniform_(Tensor(a!) self, float low=5.0, float high=10.0, float p_zero=0.5, *, "
-                      "Generator? generator=None) -> Tensor(a!)",
-                   run, allocate, {at::Tag::nondeterministic_seeded});
+                      "Generator? generator=None) -> ()",
+                   run, skip, {at::Tag::nondeterministic_seeded});
   m.impl("two_sided_uniform_", torch::dispatch(c10::DispatchKey::Autograd, below_autograd));
   m.impl("two_sided_uniform_", torch::dispatch(c10::DispatchKey::ADInplaceOrView, count_version));
   m.impl("two_sided_uniform_", torch::dispatch(c10::DispatchKey::FuncTorchBatched, refuse_batches));

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-OPS = ("rms_norm", "swiglu", "linear", "centered", "halve_until")
+OPS = ("rms_norm", "swiglu", "linear", "centered", "halve_until", "two_sided_uniform")
 
 
 @dataclass(frozen=True)

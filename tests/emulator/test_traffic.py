@@ -2,9 +2,13 @@
 
 from functools import cache
 
+import needs
 import pytest
+import torch
 from pylayers.benchmarks import BENCHMARKS, counted, counting
 from pylayers.emulator import toolkit
+
+import pylayers
 
 SIZES = ((64, 4096), (40, 1024))
 PRODUCT_SIZES = ((64, 256, 1024), (40, 128, 1024))
@@ -67,3 +71,14 @@ def test_sectors_stored(title, size, dtype, backend):
     for kernel, (counts, _, stated) in moved(title, size, dtype, backend).items():
         sectors = counting.SECTOR * counts.store_sectors
         assert close(sectors, stated.store_sectors), f"{kernel} stores sectors of {sectors} bytes, not {stated.store_sectors}"
+
+
+@pytest.mark.parametrize("dtype", counted.DTYPES, ids=str)
+@pytest.mark.parametrize("backend", [pytest.param("cuda", marks=needs.nvcc), pytest.param("triton", marks=needs.triton)])
+def test_drawn_numbers_are_written_once_and_nothing_is_read(backend, dtype):
+    x = torch.empty(64, 1024, dtype=dtype)
+    with pylayers.emulator.on(backends=[backend]) as emulation, pylayers.backend(backend):
+        pylayers.init.two_sided_uniform_(x)
+    counts = emulation.counts["two_sided_uniform"]
+    assert counts.load_bytes == 0
+    assert counts.store_bytes == counting.SECTOR * counts.store_sectors == x.nbytes

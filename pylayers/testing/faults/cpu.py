@@ -10,6 +10,8 @@ _linear = partial(Fault, "linear", "csrc/cpu/linear.cpp")
 _rows = partial(Fault, "rms_norm", "csrc/cpu/rows.h")
 _vector = partial(Fault, "swiglu", "csrc/cpu/vector.h")
 _math = partial(Fault, "linear", "csrc/cpu/math.h")
+_draw = partial(Fault, "two_sided_uniform", "csrc/cpu/two_sided_uniform.cpp")
+_philox = partial(Fault, "two_sided_uniform", "csrc/cpu/philox.h")
 
 FAULTS = (
     # RMSNorm
@@ -114,4 +116,17 @@ FAULTS = (
         "(r * (1.f / 6) + .4999f) * s",
         "a coefficient of the exponential",
     ),
+    # Drawn numbers
+    _draw("draw(begin + col)", "draw(col)", "each tile has the same numbers"),
+    _draw(
+        "bit_cast<Numbers>(bit_cast<Bits>(splat(low)) ^ sign) + bit_cast<Numbers>(bit_cast<Bits>(product) ^ sign);",
+        "bit_cast<Numbers>(bit_cast<Bits>(splat(low) + product) ^ sign);",
+        "product and sum are fused into one rounding",
+    ),
+    _draw("w >> 1 < zero_below", "w < zero_below", "sign and zero depend on each other"),
+    _draw("word(1) >> 8", "word(1) >> 9", "only the lower half of the interval"),
+    _draw("odd = philox(counters(first + 1, 2)", "odd = philox(counters(first, 2)", "neighbours are equal"),
+    _philox("(p >> 32) ^ d ^", "(p >> 32) ^", "a word is left out of the rounds"),
+    _philox("    other_key += kPhiloxStep1;\n", "", "half of the key is the same in every round"),
+    _philox("static_cast<uint32_t>(seed >> 32)", "0u", "half of the seed does not count"),
 )

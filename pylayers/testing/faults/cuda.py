@@ -13,6 +13,8 @@ _vector = partial(Fault, "swiglu", "csrc/cuda/device/vector.cuh")
 _swiglu = partial(Fault, "swiglu", "csrc/cuda/swiglu.cu")
 _linear = partial(Fault, "linear", "csrc/cuda/linear.cu")
 _activation = partial(Fault, "linear", "csrc/cuda/device/activation.cuh")
+_draw = partial(Fault, "two_sided_uniform", "csrc/cuda/two_sided_uniform.cu")
+_philox = partial(Fault, "two_sided_uniform", "csrc/cuda/device/philox.cuh")
 
 ATOMIC_SUM = """if (threadIdx.y == 0) sums[0][threadIdx.x] = 0;
   __syncthreads();
@@ -218,4 +220,16 @@ FAULTS = (
         "else return exp(x) / (1 + exp(x));",
         "overflow far from 0",
     ),
+    # Drawn numbers
+    _draw("index * width + i", "index + i", "the numbers of neighbouring threads overlap"),
+    _draw(
+        "__fadd_rn(low, __fmul_rn(float(words.y >> 8) * 0x1p-24f, span))",
+        "low + float(words.y >> 8) * 0x1p-24f * span",
+        "product and sum are fused into one rounding",
+    ),
+    _draw("words.x >> 1 < args", "words.x < args", "sign and zero depend on each other"),
+    _draw("ceil_div(y.dim() / width, kThreads)", "y.dim() / width / kThreads + (y.dim() / width < kThreads)", "the last block is forgotten"),
+    _philox("uint32_t(p >> 32) ^ words.w ^", "uint32_t(p >> 32) ^", "a word is left out of the rounds"),
+    _philox("    other_key += kPhiloxStep1;\n", "", "half of the key is the same in every round"),
+    _philox("uint32_t(seed >> 32)", "0", "half of the seed does not count"),
 )

@@ -11,6 +11,8 @@ _parts = partial(Fault, "rms_norm", "triton_kernels/parts.py")
 _launch = partial(Fault, "swiglu", "triton_kernels/launch.py")
 _device = partial(Fault, "swiglu", "triton_kernels/device.py")
 _activation = partial(Fault, "linear", "triton_kernels/activation.py")
+_draw = partial(Fault, "two_sided_uniform", "triton_kernels/two_sided_uniform.py")
+_philox = partial(Fault, "two_sided_uniform", "triton_kernels/philox.py")
 
 FAULTS = (
     # RMSNorm
@@ -116,4 +118,19 @@ FAULTS = (
     _activation("tl.where(x < 0, -far, far)", "far", "tanh loses its sign"),
     _activation("return tl.where(x < 0, tail, 1 - tail)", "return 1 - tail", "gelu of negative numbers"),
     _activation("tl.abs(x) < 0.4", "tl.abs(x) < 2.0", "the approximant of tanh too far from 0"),
+    # Drawn numbers
+    _draw(", mask=index < count)", ")", "numbers are written behind the end"),
+    _draw("(a >> 1).to(tl.int64) < zero_below", "a.to(tl.int64) < zero_below", "sign and zero depend on each other"),
+    _draw("((bits >> 16) & 1) + 0x7FFF", "0x7FFF", "a tie is not rounded to even"),
+    _draw("sign.to(tl.uint64) << 63", "sign.to(tl.uint64) << 62", "the sign is written into the exponent"),
+    _philox("q_high ^ b ^", "q_high ^", "a word is left out of the rounds"),
+    _philox("(other_key + step * 0xBB67AE85)", "other_key", "half of the key is the same in every round"),
+    _philox("(seed >> 32) & 0xFFFFFFFF", "(seed >> 32) & 0", "half of the seed does not count"),
+    Fault(
+        "two_sided_uniform",
+        "triton_kernels/launch.py",
+        'constexprs["enable_fp_fusion"] = False',
+        'constexprs["enable_fp_fusion"] = True',
+        "product and sum are fused into one rounding",
+    ),
 )

@@ -135,7 +135,7 @@ def test_load_depth_is_that_of_save(path):
 
 def test_load_another_kind(path):
     io.save(path, 1)
-    with pytest.raises(ValueError, match="load_model: .* holds a 'object', not a model"):
+    with pytest.raises(ValueError, match="load_model: .*: it holds 'object', not 'model'"):
         io.load_model(path)
     with pytest.raises(FileNotFoundError):
         io.load(path.with_name("none"))

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from . import registry
 from .codec import Decoder, Encoder
 from .container import damaged, short, whole
+from .objects import taking
 from .tensors import Objects
 
 _KEYS = {"class", "args", "kwargs", "children", "parameters", "buffers", "training", "extra"}
@@ -84,7 +85,7 @@ def _state(path: str, module: nn.Module, encoder: Encoder) -> dict:
     }
 
 
-def _check_record(record: Any, count: int) -> None:
+def _check_record(record: Any, count: int, tensors: int) -> None:
     if not isinstance(record, dict) or set(record) | {"extra"} != _KEYS or not isinstance(record["class"], str):
         damaged("a module is described in an unknown way")
     places = [record[key] for key in ("children", "parameters", "buffers", "kwargs")]
@@ -92,9 +93,10 @@ def _check_record(record: Any, count: int) -> None:
         damaged("a module is described in an unknown way")
     if type(record["training"]) is not bool:
         damaged("a module is described in an unknown way")
-    for child in record["children"].values():
-        if child is not None and not (whole(child) and child < count):
-            damaged(f"there is no module {short(child)}")
+    for kind, below in (("children", count), ("parameters", tensors), ("buffers", tensors)):
+        for number in record[kind].values():
+            if number is not None and not (whole(number) and number < below):
+                damaged(f"the {kind} of a module have {short(number)}, which is not there")
 
 
 def _references(value: Any) -> Iterator[int]:
@@ -137,11 +139,11 @@ class Builder:
     added, so that a net whose head was exchanged after it was built comes back with the new head.
     """
 
-    def __init__(self, records: Any, objects: Objects, device: torch.device) -> None:
+    def __init__(self, records: Any, objects: Objects) -> None:
         if not isinstance(records, list) or not records:
             damaged("it has no modules")
         for record in records:
-            _check_record(record, len(records))
+            _check_record(record, len(records), len(objects.records))
             if registry.find(record["class"]) is None:
                 raise ValueError(
                     f"the file names the class {short(record['class'])}, which is not registered here: register it with "
@@ -154,10 +156,9 @@ class Builder:
         self.made: dict[int, nn.Module] = {}
         self._adopted: set[int] = set()
         self._signatures: dict[int, Any] = {}
-        self._decoder = Decoder(
-            objects, {"module": self.build, "registered": self._registered, "here": lambda _: device}
-        )
+        self._decoder = Decoder(objects, {"module": self.build, "registered": self._registered, "here": lambda _: self.device})
         self.objects = objects
+        self.device = objects.device
 
     def net(self) -> nn.Module:
         try:
@@ -177,15 +178,23 @@ class Builder:
         cls = registry.find(record["class"])
         args = [self._decoder.decode(value) for value in record["args"]]
         kwargs = {key: self._decoder.decode(value) for key, value in record["kwargs"].items()}
-        try:
-            module = cls(*args, **kwargs)
-        except Exception as error:  # whatever a constructor raises
-            given = ", ".join([*map(short, args), *(f"{key}={short(value)}" for key, value in kwargs.items())])
-            reason = str(error).strip().split("\n")[0]
-            raise ValueError(f"{cls.__name__}({given}) cannot be built: {type(error).__name__}: {reason}") from error
+        given = ", ".join([*map(short, args), *(f"{key}={short(value)}" for key, value in kwargs.items())])
+        with taking(f"{cls.__name__}({given[:300]}) cannot be built"):
+            module = self._construct(cls, args, kwargs)
         if not isinstance(module, nn.Module):
             raise ValueError(f"{cls.__name__} built a {type(module).__name__}, which is no module")
         return self._adopt(module, index)
+
+    def _construct(self, cls: type, args: list, kwargs: dict[str, Any]) -> nn.Module:
+        """On meta, constructors of users' own classes may not run, those that call `.item()` for instance: they run for real."""
+        try:
+            with torch.device(self.device):
+                return cls(*args, **kwargs)
+        except Exception:
+            if not self.device.type == "meta" or registry.is_built_in(cls):
+                raise
+        with torch.device("cpu"):
+            return cls(*args, **kwargs)
 
     @staticmethod
     def _registered(name: Any) -> Any:

@@ -15,7 +15,7 @@ from . import random_state
 from .atomic import SUFFIX, sync_folder
 from .codec import Decoder, Encoder
 from .container import DamagedFile, damaged
-from .objects import read_structure, told_by, write_structure
+from .objects import read_structure, taking, told_by, write_structure
 
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 _CPU = torch.device("cpu")
@@ -99,7 +99,7 @@ class Checkpoint:
         if type(step) is not int or step < 0:
             raise ValueError(f"Checkpoint.save: step must be an int of at least 0, got {step!r}")
         path = self.folder / f"step-{step:012d}.safetensors"
-        with told_by("Checkpoint.save", path):
+        with told_by("Checkpoint.save"):
             encoder = Encoder()
             content = {
                 "step": step,
@@ -153,9 +153,10 @@ class Checkpoint:
                 continue
             with told_by("Checkpoint.resume", path):
                 self._put_back(states, objects)
+                if random_states:
+                    with taking("the random generators do not take the states in the file"):
+                        random_state.restore(random)
             self.values, self.path = values, path
-            if random_states:
-                random_state.restore(random)
             return step
         if reasons:
             raise DamagedFile(f"Checkpoint.resume: none of the {len(reasons)} checkpoints in {self.folder} is whole: {reasons[0]}")
@@ -182,15 +183,22 @@ class Checkpoint:
             if name not in states:
                 raise ValueError(f"{name} was not saved; there are {', '.join(states) or 'none'}")
             if isinstance(value, nn.Module):
+                if not isinstance(states[name], dict):
+                    raise ValueError(f"{name} is a Module, but was none when it was saved")
                 for difference in _differences(value.state_dict(), states[name]):
                     raise ValueError(f"{name} is not the one that was saved: {difference}")
         for name, value in sorted(objects.items(), key=lambda item: not isinstance(item[1], nn.Module)):
-            if isinstance(value, torch.Generator):
-                value.set_state(states[name])
-                continue
-            value.load_state_dict(states[name])
-            if isinstance(value, torch.optim.Optimizer):
-                _exact(value, states[name])
+            with taking(f"{name} does not take the state in the file"):
+                _load(value, states[name])
+
+
+def _load(value: Any, state: Any) -> None:
+    if isinstance(value, torch.Generator):
+        value.set_state(state)
+        return
+    value.load_state_dict(state)
+    if isinstance(value, torch.optim.Optimizer):
+        _exact(value, state)
 
 
 def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:

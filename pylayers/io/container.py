@@ -63,8 +63,8 @@ def damaged(reason: str) -> NoReturn:
 
 def short(value: Any) -> str:
     """As it can stand in a sentence, however long it is."""
-    text = value if isinstance(value, str) else repr(value)
-    return repr(text if len(text) <= 80 else text[:77] + "…")
+    text = " ".join(repr(value[:100] if isinstance(value, (str, list)) else value).split())
+    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def _memory(tensor: Tensor) -> memoryview:

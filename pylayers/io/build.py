@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from . import registry
 from .codec import Decoder, Encoder
@@ -18,7 +19,7 @@ from .tensors import Objects
 _KEYS = {"class", "args", "kwargs", "children", "parameters", "buffers", "training", "extra"}
 
 
-def persistent_buffers(module: nn.Module) -> dict[str, torch.Tensor | None]:
+def persistent_buffers(module: nn.Module) -> dict[str, Tensor | None]:
     return {name: one for name, one in module._buffers.items() if name not in module._non_persistent_buffers_set}
 
 
@@ -187,11 +188,14 @@ class Builder:
 
     def _construct(self, cls: type, args: list, kwargs: dict[str, Any]) -> nn.Module:
         """On meta, constructors of users' own classes may not run, those that call `.item()` for instance: they run for real."""
-        try:
+        if self.device.type != "meta":
             with torch.device(self.device):
                 return cls(*args, **kwargs)
+        try:
+            with torch.device("meta"), _NothingDrawn():
+                return cls(*args, **kwargs)
         except Exception:
-            if not self.device.type == "meta" or registry.is_built_in(cls):
+            if registry.is_built_in(cls):
                 raise
         with torch.device("cpu"):
             return cls(*args, **kwargs)
@@ -273,7 +277,7 @@ def _signature(module: nn.Module) -> Any:
         if isinstance(value, nn.Module):
             inner[id(value)] = value
             return ["module", id(value)]
-        return ["tensor", 0] if isinstance(value, torch.Tensor) else describe(value, {})
+        return ["tensor", 0] if isinstance(value, Tensor) else describe(value, {})
 
     encoder = Encoder(special)
     try:
@@ -283,6 +287,18 @@ def _signature(module: nn.Module) -> Any:
     except (TypeError, ValueError, RecursionError):
         return None
     return _replace(data, lambda key: _signature(inner[key]))
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out the random initial values on meta, where there are none: torch loads its compiler to find that out."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_):
+            drawn = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if drawn.is_meta:
+                return drawn
+        return func(*args, **kwargs)
 
 
 class Registrations:

@@ -25,7 +25,10 @@ def everything() -> dict:
     random.seed(0)
     numpy.random.seed(0)
     model = nn.Sequential(
-        pylayers.Linear(8, 8, bias=False, activation="relu"), nn.BatchNorm1d(8), nn.Dropout(0.2), pylayers.Linear(8, 8, bias=False)
+        pylayers.Linear(8, 8, bias=False, activation="relu"),
+        nn.BatchNorm1d(8),
+        nn.Dropout(0.2),
+        pylayers.Linear(8, 8, bias=False),
     )
     model[3].weight = model[0].weight
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)

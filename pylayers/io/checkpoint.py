@@ -35,8 +35,8 @@ def _has_state(value: Any) -> bool:
 class Checkpoint:
     """The last few states of a training run, in a folder, from which it goes on as if it had never stopped.
 
-    A state is one file, written beside the others and renamed when it is on the disk; older ones are removed after that. A process
-    that is killed at any moment, or a machine that loses power, leaves the newest whole file. No pickle.
+    A state is one file, written beside the others and renamed when it is on the disk; older ones are removed after that. A
+    process that is killed at any moment, or a machine that loses power, leaves the newest whole file. No pickle.
 
     Args:
         folder: one for each run; made if it is not there. One process may write to it.
@@ -140,7 +140,8 @@ class Checkpoint:
         """
         for name, value in objects.items():
             if not _has_state(value):
-                raise TypeError(f"Checkpoint.resume: {name} must have load_state_dict, got {type(value).__name__}; read plain data in values")
+                kind = type(value).__name__
+                raise TypeError(f"Checkpoint.resume: {name} must have load_state_dict, got {kind}; read plain data in values")
         reasons = []
         for step, path in self._files():
             try:
@@ -159,7 +160,8 @@ class Checkpoint:
             self.values, self.path = values, path
             return step
         if reasons:
-            raise DamagedFile(f"Checkpoint.resume: none of the {len(reasons)} checkpoints in {self.folder} is whole: {reasons[0]}")
+            found = f"none of the {len(reasons)} checkpoints in {self.folder} is whole"
+            raise DamagedFile(f"Checkpoint.resume: {found}: {reasons[0]}")
         return 0
 
     @staticmethod

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from . import random_state, registry
-from .build import Builder, Registrations, records_of
+from .build import Builder, Registrations
 from .codec import Decoder
 from .container import damaged, short, write
+from .describe import records_of
 from .objects import VERSION, on, read_structure, taking, told_by
 from .tensors import Objects
 

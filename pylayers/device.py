@@ -54,8 +54,8 @@ def try_all_gpus() -> list[torch.device]:
 class GpuLog:
     """The last `size` values of a loss, kept on the device, so that logging waits for nothing.
 
-    `print(loss.item())` in a training loop makes the CPU wait for the GPU in every step. `log` enqueues a few tiny kernels instead,
-    and only `values` waits, once. How many values there were is counted on the device too, so `log` may stand inside
+    `print(loss.item())` in a training loop makes the CPU wait for the GPU in every step. `log` enqueues a few tiny kernels
+    instead, and only `values` waits, once. How many values there were is counted on the device too, so `log` may stand inside
     `torch.compile(fullgraph=True)` and inside a captured CUDA graph, where every replay logs.
 
     Args:

@@ -142,7 +142,7 @@ def test_gpu_log_in_a_cuda_graph():
     [
         ((0,), None, ValueError, "GpuLog: size must be an int of at least 1, got 0"),
         ((2.0,), None, ValueError, "got 2.0"),
-        ((2, "cpu", torch.int64), None, TypeError, "GpuLog: dtype must be float64, float32, float16 or bfloat16, got torch.int64"),
+        ((2, "cpu", torch.int64), None, TypeError, "dtype must be float64, float32, float16 or bfloat16, got torch.int64"),
         ((2, "cpu"), torch.ones(2), ValueError, "GpuLog.log: value must have one element, got shape [2]"),
         ((2, "cpu"), torch.ones(1, dtype=torch.complex64), TypeError, "value must be real, got torch.complex64"),
         ((2, "cpu"), torch.ones(1, device="meta"), RuntimeError, "value must be on the device of the log (cpu), got meta"),

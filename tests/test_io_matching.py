@@ -8,9 +8,10 @@ from pylayers import io
 from torch import nn
 
 
-def test_load_matching(path):
+def test_load_matching():
     source = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3), nn.BatchNorm1d(3))
-    net = nn.Sequential(collections.OrderedDict(body=nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 5)), head=nn.Linear(5, 2)))
+    body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 5))
+    net = nn.Sequential(collections.OrderedDict(body=body, head=nn.Linear(5, 2)))
     before = copy.deepcopy(net.state_dict())
     identities = [id(one) for one in net.parameters()]
     report = io.load_matching(net, source.double().state_dict(), rename={"": "body."})

@@ -1,90 +1,26 @@
-"""A net as records, one for each module, and the net again from its records."""
+"""The net that records describe."""
 
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
 
 from . import registry
 from .codec import Decoder, Encoder
 from .container import damaged, short, whole
+from .describe import describe, persistent_buffers
+from .objects import taking
 from .tensors import Objects
 
 _KEYS = {"class", "args", "kwargs", "children", "parameters", "buffers", "training", "extra"}
 
 
-def persistent_buffers(module: nn.Module) -> dict[str, torch.Tensor | None]:
-    return {name: one for name, one in module._buffers.items() if name not in module._non_persistent_buffers_set}
-
-
-def _has_extra_state(cls: type) -> bool:
-    return cls.get_extra_state is not nn.Module.get_extra_state
-
-
-def describe(value: Any, modules: dict[int, int]) -> list | None:
-    """What stands for modules, registered classes and functions, and the device that is loaded to."""
-    if value is registry.HERE:
-        return ["here", ""]
-    if isinstance(value, nn.Module):
-        if id(value) not in modules:
-            raise ValueError(
-                f"an argument holds a {type(value).__name__} that is no submodule, so its parameters are in no state_dict: "
-                "keep modules in a ModuleList or ModuleDict"
-            )
-        return ["module", modules[id(value)]]
-    name = registry.name_of(value)
-    return None if name is None else ["registered", name]
-
-
-def records_of(net: nn.Module) -> tuple[list[dict], Encoder]:
-    """One record for each module object, the net's first."""
-    paths = {id(module): (path, module) for path, module in net.named_modules()}
-    modules = {key: index for index, key in enumerate(paths)}
-    encoder = Encoder(lambda value: describe(value, modules))
-    # Parameters first, so that they are named as in the state_dict.
-    states = [_state(path, module, encoder) for path, module in paths.values()]
-    records = []
-    for (path, module), state in zip(paths.values(), states, strict=True):
-        cls = type(module)
-        name = registry.name_of(cls)
-        if name is None:
-            raise ValueError(
-                f"{path or 'the net'} is a {cls.__module__}.{cls.__qualname__}, a class that is not registered: put "
-                "@pylayers.io.register in front of it, or pylayers.io.register(cls, config=…) behind it"
-            )
-        args, kwargs = registry.arguments(module)
-        where = f"{path or 'the net'} ({cls.__name__})"
-        record = {
-            "class": name,
-            "args": [encoder.encode(value, f"argument {i} of {where}") for i, value in enumerate(args)],
-            "kwargs": {key: encoder.encode(value, f"argument {key} of {where}") for key, value in kwargs.items()},
-            "children": {key: None if child is None else modules[id(child)] for key, child in module._modules.items()},
-            **state,
-        }
-        if _has_extra_state(cls):
-            record["extra"] = encoder.encode(module.get_extra_state(), f"extra state of {where}")
-        records.append(record)
-    return records, encoder
-
-
-def _state(path: str, module: nn.Module, encoder: Encoder) -> dict:
-    prefix = f"{path}." if path else ""
-
-    def numbered(tensors: dict) -> dict:
-        return {name: None if one is None else encoder.table.add(one, prefix + name) for name, one in tensors.items()}
-
-    return {
-        "parameters": numbered(module._parameters),
-        "buffers": numbered(persistent_buffers(module)),
-        "training": module.training,
-    }
-
-
-def _check_record(record: Any, count: int) -> None:
+def _check_record(record: Any, count: int, tensors: int) -> None:
     if not isinstance(record, dict) or set(record) | {"extra"} != _KEYS or not isinstance(record["class"], str):
         damaged("a module is described in an unknown way")
     places = [record[key] for key in ("children", "parameters", "buffers", "kwargs")]
@@ -92,9 +28,10 @@ def _check_record(record: Any, count: int) -> None:
         damaged("a module is described in an unknown way")
     if type(record["training"]) is not bool:
         damaged("a module is described in an unknown way")
-    for child in record["children"].values():
-        if child is not None and not (whole(child) and child < count):
-            damaged(f"there is no module {short(child)}")
+    for kind, below in (("children", count), ("parameters", tensors), ("buffers", tensors)):
+        for number in record[kind].values():
+            if number is not None and not (whole(number) and number < below):
+                damaged(f"the {kind} of a module have {short(number)}, which is not there")
 
 
 def _references(value: Any) -> Iterator[int]:
@@ -137,11 +74,11 @@ class Builder:
     added, so that a net whose head was exchanged after it was built comes back with the new head.
     """
 
-    def __init__(self, records: Any, objects: Objects, device: torch.device) -> None:
+    def __init__(self, records: Any, objects: Objects) -> None:
         if not isinstance(records, list) or not records:
             damaged("it has no modules")
         for record in records:
-            _check_record(record, len(records))
+            _check_record(record, len(records), len(objects.records))
             if registry.find(record["class"]) is None:
                 raise ValueError(
                     f"the file names the class {short(record['class'])}, which is not registered here: register it with "
@@ -154,10 +91,9 @@ class Builder:
         self.made: dict[int, nn.Module] = {}
         self._adopted: set[int] = set()
         self._signatures: dict[int, Any] = {}
-        self._decoder = Decoder(
-            objects, {"module": self.build, "registered": self._registered, "here": lambda _: device}
-        )
+        self._decoder = Decoder(objects, {"module": self.build, "registered": self._registered, "here": lambda _: self.device})
         self.objects = objects
+        self.device = objects.device
 
     def net(self) -> nn.Module:
         try:
@@ -177,15 +113,26 @@ class Builder:
         cls = registry.find(record["class"])
         args = [self._decoder.decode(value) for value in record["args"]]
         kwargs = {key: self._decoder.decode(value) for key, value in record["kwargs"].items()}
-        try:
-            module = cls(*args, **kwargs)
-        except Exception as error:  # whatever a constructor raises
-            given = ", ".join([*map(short, args), *(f"{key}={short(value)}" for key, value in kwargs.items())])
-            reason = str(error).strip().split("\n")[0]
-            raise ValueError(f"{cls.__name__}({given}) cannot be built: {type(error).__name__}: {reason}") from error
+        given = ", ".join([*map(short, args), *(f"{key}={short(value)}" for key, value in kwargs.items())])
+        with taking(f"{cls.__name__}({given[:300]}) cannot be built"):
+            module = self._construct(cls, args, kwargs)
         if not isinstance(module, nn.Module):
             raise ValueError(f"{cls.__name__} built a {type(module).__name__}, which is no module")
         return self._adopt(module, index)
+
+    def _construct(self, cls: type, args: list, kwargs: dict[str, Any]) -> nn.Module:
+        """On meta, constructors of users' own classes may not run, those that call `.item()` for instance: they run for real."""
+        if self.device.type != "meta":
+            with torch.device(self.device):
+                return cls(*args, **kwargs)
+        try:
+            with torch.device("meta"), _NothingDrawn():
+                return cls(*args, **kwargs)
+        except Exception:
+            if registry.is_built_in(cls):
+                raise
+        with torch.device("cpu"):
+            return cls(*args, **kwargs)
 
     @staticmethod
     def _registered(name: Any) -> Any:
@@ -264,7 +211,7 @@ def _signature(module: nn.Module) -> Any:
         if isinstance(value, nn.Module):
             inner[id(value)] = value
             return ["module", id(value)]
-        return ["tensor", 0] if isinstance(value, torch.Tensor) else describe(value, {})
+        return ["tensor", 0] if isinstance(value, Tensor) else describe(value, {})
 
     encoder = Encoder(special)
     try:
@@ -274,6 +221,18 @@ def _signature(module: nn.Module) -> Any:
     except (TypeError, ValueError, RecursionError):
         return None
     return _replace(data, lambda key: _signature(inner[key]))
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out the random initial values on meta, where there are none: torch loads its compiler to find that out."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_):
+            drawn = kwargs["tensor"] if "tensor" in kwargs else args[0]
+            if drawn.is_meta:
+                return drawn
+        return func(*args, **kwargs)
 
 
 class Registrations:

@@ -15,7 +15,7 @@ from . import random_state
 from .atomic import SUFFIX, sync_folder
 from .codec import Decoder, Encoder
 from .container import DamagedFile, damaged
-from .objects import read_structure, told_by, write_structure
+from .objects import read_structure, taking, told_by, write_structure
 
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 _CPU = torch.device("cpu")
@@ -35,8 +35,8 @@ def _has_state(value: Any) -> bool:
 class Checkpoint:
     """The last few states of a training run, in a folder, from which it goes on as if it had never stopped.
 
-    A state is one file, written beside the others and renamed when it is on the disk; older ones are removed after that. A process
-    that is killed at any moment, or a machine that loses power, leaves the newest whole file. No pickle.
+    A state is one file, written beside the others and renamed when it is on the disk; older ones are removed after that. A
+    process that is killed at any moment, or a machine that loses power, leaves the newest whole file. No pickle.
 
     Args:
         folder: one for each run; made if it is not there. One process may write to it.
@@ -99,7 +99,7 @@ class Checkpoint:
         if type(step) is not int or step < 0:
             raise ValueError(f"Checkpoint.save: step must be an int of at least 0, got {step!r}")
         path = self.folder / f"step-{step:012d}.safetensors"
-        with told_by("Checkpoint.save", path):
+        with told_by("Checkpoint.save"):
             encoder = Encoder()
             content = {
                 "step": step,
@@ -140,7 +140,8 @@ class Checkpoint:
         """
         for name, value in objects.items():
             if not _has_state(value):
-                raise TypeError(f"Checkpoint.resume: {name} must have load_state_dict, got {type(value).__name__}; read plain data in values")
+                kind = type(value).__name__
+                raise TypeError(f"Checkpoint.resume: {name} must have load_state_dict, got {kind}; read plain data in values")
         reasons = []
         for step, path in self._files():
             try:
@@ -153,12 +154,14 @@ class Checkpoint:
                 continue
             with told_by("Checkpoint.resume", path):
                 self._put_back(states, objects)
+                if random_states:
+                    with taking("the random generators do not take the states in the file"):
+                        random_state.restore(random)
             self.values, self.path = values, path
-            if random_states:
-                random_state.restore(random)
             return step
         if reasons:
-            raise DamagedFile(f"Checkpoint.resume: none of the {len(reasons)} checkpoints in {self.folder} is whole: {reasons[0]}")
+            found = f"none of the {len(reasons)} checkpoints in {self.folder} is whole"
+            raise DamagedFile(f"Checkpoint.resume: {found}: {reasons[0]}")
         return 0
 
     @staticmethod
@@ -182,15 +185,22 @@ class Checkpoint:
             if name not in states:
                 raise ValueError(f"{name} was not saved; there are {', '.join(states) or 'none'}")
             if isinstance(value, nn.Module):
+                if not isinstance(states[name], dict):
+                    raise ValueError(f"{name} is a Module, but was none when it was saved")
                 for difference in _differences(value.state_dict(), states[name]):
                     raise ValueError(f"{name} is not the one that was saved: {difference}")
         for name, value in sorted(objects.items(), key=lambda item: not isinstance(item[1], nn.Module)):
-            if isinstance(value, torch.Generator):
-                value.set_state(states[name])
-                continue
-            value.load_state_dict(states[name])
-            if isinstance(value, torch.optim.Optimizer):
-                _exact(value, states[name])
+            with taking(f"{name} does not take the state in the file"):
+                _load(value, states[name])
+
+
+def _load(value: Any, state: Any) -> None:
+    if isinstance(value, torch.Generator):
+        value.set_state(state)
+        return
+    value.load_state_dict(state)
+    if isinstance(value, torch.optim.Optimizer):
+        _exact(value, state)
 
 
 def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> Iterator[str]:

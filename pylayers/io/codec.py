@@ -59,7 +59,8 @@ class Encoder:
     def _items(self, value: dict, path: str, depth: int) -> list:
         items = []
         for key, one in value.items():
-            items += [self.encode(key, f"a key of {path or 'the dict'}", depth + 1), self.encode(one, _inner(path, key), depth + 1)]
+            items.append(self.encode(key, f"a key of {path or 'the dict'}", depth + 1))
+            items.append(self.encode(one, _inner(path, key), depth + 1))
         # The versions by which load_state_dict knows old state_dicts.
         if type(value) is OrderedDict and isinstance(getattr(value, "_metadata", None), OrderedDict):
             return [self.encode(value._metadata, f"{path}._metadata", depth + 1), *items]
@@ -86,7 +87,8 @@ class Encoder:
             return ["array", self.table.add(torch.from_numpy(value.copy()), path)]
         if numpy is not None and isinstance(value, (numpy.number, numpy.bool_)):
             return ["number", self.table.add(torch.from_numpy(numpy.array(value)), path)]
-        raise TypeError(f"{path or 'the object'} is a {type(value).__module__}.{type(value).__qualname__}; what can be saved: {_PLAIN}")
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise TypeError(f"{path or 'the object'} is a {kind}; what can be saved: {_PLAIN}")
 
 
 class Decoder:

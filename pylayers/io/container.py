@@ -1,13 +1,13 @@
 """The file: the safetensors format, with a structure in JSON and a checksum of every byte in its header's metadata.
 
     8 bytes                 length of the header, little endian
-    header, JSON            {"__metadata__": {"format": "pt", "pylayers": structure, "pylayers.checksum": hexadecimal digits},
+    header, JSON            {"__metadata__": {"format": "pt", "pylayers": structure, "pylayers.checksum": digits},
                              name: {"dtype": …, "shape": […], "data_offsets": [begin, end]}, …}, padded with blanks
     data                    the tensors one after the other, without gaps
 
-The checksum is the SHA-256 of the whole file with the checksum's own digits as zeros. The file is read by this strict reader and not
-by the safetensors library, which would map bytes into memory that may change after they were checked; any reader of the format can
-read the tensors.
+The checksum is the SHA-256 of the whole file with the checksum's own 64 digits as zeros. Any reader of the format can read the
+tensors. The safetensors library itself is not used: it writes through a temporary file of its own, which a killed process leaves
+under a name that nobody knows, and reads by mapping the file, whose bytes may then change after they were checked.
 """
 
 import ctypes
@@ -63,8 +63,8 @@ def damaged(reason: str) -> NoReturn:
 
 def short(value: Any) -> str:
     """As it can stand in a sentence, however long it is."""
-    text = value if isinstance(value, str) else repr(value)
-    return repr(text if len(text) <= 80 else text[:77] + "…")
+    text = " ".join(repr(value[:100] if isinstance(value, (str, list)) else value).split())
+    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def _memory(tensor: Tensor) -> memoryview:

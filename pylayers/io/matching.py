@@ -60,8 +60,8 @@ def _renamed(name: str, rename: Rename | None) -> str | None:
     return name
 
 
-def _kind(tensor: Tensor) -> str:
-    return "complex" if tensor.is_complex() else "floating" if tensor.is_floating_point() else "bool" if tensor.dtype == torch.bool else "int"
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    return tensor.is_complex(), tensor.is_floating_point(), tensor.dtype == torch.bool
 
 
 def _described(tensor: Tensor, with_kind: bool) -> str:
@@ -90,9 +90,9 @@ def load_matching(net: nn.Module, state_dict: Mapping[str, Tensor] | nn.Module, 
     Args:
         net: takes the values.
         state_dict: names to tensors, or the other net.
-        rename: new names for those in state_dict: a dict from prefixes (whole parts of a name, "encoder" for "encoder.0.weight"; ""
-            for every name) or compiled regular expressions to replacements, of which the first that fits is used; or a
-            function, whose None leaves a tensor out.
+        rename: new names for those in state_dict: a dict from prefixes (whole parts of a name, "encoder" for
+            "encoder.0.weight"; "" for every name) or compiled regular expressions to replacements, of which the first that
+            fits is used; or a function, whose None leaves a tensor out.
 
     Raises:
         ValueError: two tensors get the same name, or the net has parameters that are not initialised.
@@ -116,7 +116,8 @@ def load_matching(net: nn.Module, state_dict: Mapping[str, Tensor] | nn.Module, 
         if name in sources:
             _take(name, target, sources[name], state_dict[sources[name]], report)
     taken = {id(targets[name]) for name in report.taken}
-    report.missing = [name for name, one in targets.items() if name not in sources and id(one) not in taken]  # ties are not missing
+    # A tie is not missing: its tensor came under the other name.
+    report.missing = [name for name, one in targets.items() if name not in sources and id(one) not in taken]
     used = {*report.taken.values(), *(sources[name] for name in report.mismatched)}
     report.unused = [name for name in state_dict if name not in used]
     return report

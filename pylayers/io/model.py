@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from . import random_state, registry
-from .build import Builder, Registrations, records_of
+from .build import Builder, Registrations
 from .codec import Decoder
 from .container import damaged, short, write
-from .objects import VERSION, on, read_structure, told_by
+from .describe import records_of
+from .objects import VERSION, on, read_structure, taking, told_by
 from .tensors import Objects
 
 _META = torch.device("meta")
@@ -40,13 +41,13 @@ def save_model(net: nn.Module, path: str | os.PathLike) -> None:
     Equivalent to:
         >>> torch.save(net, path)
     """
-    with told_by("save_model", path):
+    with told_by("save_model"):
         if not isinstance(net, nn.Module):
             raise TypeError(f"net must be a Module, got {type(net).__name__}")
         modules, encoder = records_of(net)
         tensors, data = encoder.table.finish()
         try:
-            _checked(modules, tensors, data)
+            _built(modules, Objects(tensors, data, _META))
         except ValueError as error:
             raise ValueError(f"the net could not be loaded again: {error}") from error
         write(path, data, {"kind": "model", "version": VERSION, "modules": modules, "tensors": tensors})
@@ -71,10 +72,10 @@ def load_model(path: str | os.PathLike, device: torch.device | str | int | None 
     """
     with told_by("load_model", path):
         structure, objects = read_structure(path, "model", {"modules"}, on(device))
-        modules, tensors, data = structure["modules"], structure["tensors"], objects.source
-        builder = _checked(modules, tensors, data)
+        # On the meta device, where the sizes in a file cost nothing, and for real only if they are those of its tensors.
+        builder = _built(structure["modules"], Objects(structure["tensors"], objects.source, _META))
         if _needs_constructors(builder):
-            builder = _built(modules, objects)
+            builder = _built(structure["modules"], objects)
         else:
             builder.objects = objects
         _Filler(builder).fill()
@@ -83,35 +84,16 @@ def load_model(path: str | os.PathLike, device: torch.device | str | int | None 
 
 def _built(modules: Any, objects: Objects) -> Builder:
     """The net as its constructors make it, on the device of the objects, and compared with the file."""
-    builder = Builder(modules, objects, objects.device)
+    builder = Builder(modules, objects)
     if objects.device.type == "cuda":
         torch.cuda.init()  # so that its generator's state can be kept
-    limit = 1000 + 100 * (len(builder.records) + len(objects.records))
-    with random_state.kept(), torch.device(objects.device), Registrations(limit), warnings.catch_warnings():
+    limit = 1000 + 10 * (len(builder.records) + len(objects.records))
+    with random_state.kept(), Registrations(limit), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "initializing zero-element tensors"
         builder.net()
     for difference in builder.differences():
         raise ValueError(difference)
     return builder
-
-
-def _checked(modules: Any, tensors: Any, data: dict[str, Tensor]) -> Builder:
-    """The net on the meta device, where the sizes in a file cost nothing.
-
-    Constructors of users' own classes may not run there (those that call `.item()`, for instance): they are run for real.
-    """
-    try:
-        return _built(modules, Objects(tensors, data, _META))
-    except (ValueError, NotImplementedError, RuntimeError):
-        if all(registry.is_built_in(registry.find(record["class"])) for record in _named(modules)):
-            raise
-    return _built(modules, Objects(tensors, data, torch.device("cpu")))
-
-
-def _named(modules: Any) -> list[dict]:
-    """The records that name a registered class."""
-    records = modules if isinstance(modules, list) else []
-    return [one for one in records if isinstance(one, dict) and isinstance(one.get("class"), str) and registry.find(one["class"])]
 
 
 def _needs_constructors(builder: Builder) -> bool:
@@ -144,7 +126,9 @@ class _Filler:
         decoder = Decoder(self.builder.objects)
         for index, module in self.builder.made.items():
             if "extra" in self.builder.records[index]:
-                module.set_extra_state(decoder.decode(self.builder.records[index]["extra"]))
+                state = decoder.decode(self.builder.records[index]["extra"])
+                with taking(f"{type(module).__name__} does not take the extra state in the file"):
+                    module.set_extra_state(state)
 
     def _place(self, module: nn.Module, where: dict, name: str, number: int | None, add: Callable) -> None:
         if name in where:

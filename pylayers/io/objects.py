@@ -15,16 +15,27 @@ VERSION = 1
 
 
 @contextlib.contextmanager
-def told_by(who: str, path: str | os.PathLike) -> Iterator[None]:
-    """Puts the function and the file in front of what its helpers say."""
+def told_by(who: str, path: str | os.PathLike | None = None) -> Iterator[None]:
+    """Puts the function, and the file that it reads, in front of what its helpers say."""
+    name = who if path is None else f"{who}: {os.fspath(path)}"
     try:
         yield
     except DamagedFile as error:
-        raise DamagedFile(f"{who}: {os.fspath(path)} is damaged: {error}") from None
+        raise DamagedFile(f"{name} is damaged: {error}") from None
     except TypeError as error:
-        raise TypeError(f"{who}: {error}") from error
+        raise TypeError(f"{name}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{who}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
+
+
+@contextlib.contextmanager
+def taking(what: str) -> Iterator[None]:
+    """Around code that is not ours and gets what a file holds: whatever it raises is told as a sentence."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().split("\n")[-1].strip()[:300]
+        raise ValueError(f"{what}: {type(error).__name__}: {reason}") from error
 
 
 def write_structure(path: str | os.PathLike, kind: str, content: dict[str, Any], encoder: Encoder) -> None:
@@ -38,9 +49,9 @@ def read_structure(path: str | os.PathLike, kind: str, keys: set[str], device: t
     if not isinstance(structure, dict) or not isinstance(structure.get("kind"), str) or type(structure.get("version")) is not int:
         damaged("its structure is none that pylayers.io writes")
     if structure["version"] != VERSION:
-        raise ValueError(f"{os.fspath(path)} has format {structure['version']}; this is a reader of format {VERSION}")
+        raise ValueError(f"it has format {structure['version']}; this is a reader of format {VERSION}")
     if structure["kind"] != kind:
-        raise ValueError(f"{os.fspath(path)} holds a {short(structure['kind'])}, not a {kind}")
+        raise ValueError(f"it holds {short(structure['kind'])}, not {kind!r}")
     if set(structure) != keys | {"kind", "version", "tensors"}:
         damaged("its structure is none that pylayers.io writes")
     return structure, Objects(structure["tensors"], data, device)
@@ -68,7 +79,7 @@ def save(path: str | os.PathLike, obj: Any) -> None:
     Equivalent to:
         >>> torch.save(obj, path)
     """
-    with told_by("save", path):
+    with told_by("save"):
         encoder = Encoder()
         write_structure(path, "object", {"object": encoder.encode(obj, "")}, encoder)
 

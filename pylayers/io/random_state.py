@@ -34,7 +34,7 @@ def restore(states: dict[str, Any]) -> None:
 def _restore_cuda(states: list[torch.Tensor]) -> None:
     count = torch.cuda.device_count()
     if count < len(states):
-        warnings.warn(f"random states of {len(states)} GPUs were saved and {count} are here: random numbers will differ", stacklevel=4)
+        warnings.warn(f"random states of {len(states)} GPUs were saved and {count} are here: numbers will differ", stacklevel=4)
     for index, state in enumerate(states[:count]):
         torch.cuda.set_rng_state(state, index)
 

@@ -62,7 +62,8 @@ def register(cls: Any = None, name: str | None = None, config: Callable[[nn.Modu
     _load_own()
     taken = _by_name.get(name)
     if taken is not None and taken is not cls and not _same_definition(taken, cls):
-        raise ValueError(f"register: the name {name!r} belongs to {taken.__module__}.{taken.__qualname__}: give another one with name=")
+        owner = f"{taken.__module__}.{taken.__qualname__}"
+        raise ValueError(f"register: the name {name!r} belongs to {owner}: give another one with name=")
     _names.pop(_by_name.get(name), None)
     _by_name.pop(_names.get(cls), None)
     _add(cls, name, config)

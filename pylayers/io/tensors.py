@@ -41,7 +41,8 @@ def _place(tensor: Tensor) -> tuple:
 def _is_dense(shape: Iterable[int], stride: Iterable[int]) -> bool:
     """Whether the strides are those of a contiguous tensor with its dimensions in another order."""
     expected = 1
-    for size, step in sorted(((size, step) for size, step in zip(shape, stride, strict=True) if size != 1), key=lambda pair: pair[1]):
+    dims = ((size, step) for size, step in zip(shape, stride, strict=True) if size != 1)
+    for size, step in sorted(dims, key=lambda dim: dim[1]):
         if step != expected:
             return False
         expected *= size
@@ -207,7 +208,9 @@ class Objects:
         if key not in self._data:
             data = self.source[name].to(self.device)
             data = torch.view_as_complex(data) if _DTYPES[record["dtype"]] in _PAIRS else data
-            self._data[key] = torch.empty_strided(data.shape, stride, dtype=data.dtype, device=data.device).copy_(data) if stride else data
+            if stride:
+                data = torch.empty_strided(data.shape, stride, dtype=data.dtype, device=data.device).copy_(data)
+            self._data[key] = data
         return self._data[key]
 
     def shape(self, index: int) -> torch.Size | None:
@@ -215,11 +218,15 @@ class Objects:
         record = self.records[index]
         if "data" not in record:
             return None
+        if "view" in record:
+            return torch.Size(record["view"][1])
         shape = self.source[record["data"]].shape
-        return torch.Size(record["view"][1]) if "view" in record else shape[:-1] if _DTYPES[record["dtype"]] in _PAIRS else shape
+        return shape[:-1] if _DTYPES[record["dtype"]] in _PAIRS else shape
 
     def _record(self, index: Any) -> dict:
-        return self.records[index] if whole(index) and index < len(self.records) else damaged(f"there is no tensor {short(index)}")
+        if not whole(index) or index >= len(self.records):
+            damaged(f"there is no tensor {short(index)}")
+        return self.records[index]
 
     def find(self, index: Any) -> Tensor:
         if index not in self._made:

@@ -75,7 +75,8 @@ def test_existing_folder_is_refused(tmp_path):
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for kind, text in found if kind == language]
 
 
 @pytest.fixture(scope="module")
@@ -105,12 +106,12 @@ def package(python, tmp_path_factory) -> Path:
     return folder
 
 
-def tests(python: Path, package: Path, *options: str) -> subprocess.CompletedProcess:
+def run_tests(python: Path, package: Path, *options: str) -> subprocess.CompletedProcess:
     return run(python, "-P", "-m", "pytest", "-p", "no:cacheprovider", *options, cwd=package)
 
 
 def test_package_passes_as_generated(python, package):
-    ran = tests(python, package)
+    ran = run_tests(python, package)
     assert ran.returncode == 0, ran.stdout[-3000:]
     passed = int(re.search(r"(\d+) passed", ran.stdout)[1])
     assert passed > 80 and "failed" not in ran.stdout
@@ -119,19 +120,23 @@ def test_package_passes_as_generated(python, package):
 # File, what is in it, what is planted instead, and the tests that must notice.
 FAULTS = [
     ("csrc/cuda/scaled_tanh.cu", "w[i] * (1 - t * t)", "w[i] * (1 + t * t)", "emulated and cuda"),
-    ("csrc/cuda/scaled_tanh.cu", "plan.blocks(shares)", "plan.blocks(shares + 1)", "emulated and cuda"),
-    ("scaled_tanh/triton_kernels.py", "of_bias += g\n", "of_bias += t\n", "emulated and triton"),
     ("scaled_tanh/module.py", "self.weight, self.bias)", "self.weight.data, self.bias)", "test_ScaledTanh"),
 ]
+MORE_FAULTS = [
+    ("csrc/cuda/scaled_tanh.cu", "plan.blocks(shares)", "plan.blocks(shares + 1)", "emulated and cuda"),
+    ("csrc/cuda/scaled_tanh.cu", "  add_groups(sums);\n", "", "emulated and cuda"),
+    ("scaled_tanh/triton_kernels.py", "of_bias += g\n", "of_bias += t\n", "emulated and triton"),
+]
+FAULTS += [pytest.param(*one, marks=pytest.mark.slow) for one in MORE_FAULTS]
 
 
-@pytest.mark.parametrize("file,old,new,noticed", FAULTS, ids=[f"{one[0].rpartition('.')[2]}: {one[2]}" for one in FAULTS])
+@pytest.mark.parametrize("file,old,new,noticed", FAULTS)
 def test_planted_fault_fails(python, package, tmp_path, file, old, new, noticed):
     source = (package / file).read_text()
     assert source.count(old) == 1
     (package / file).write_text(source.replace(old, new))
     try:
-        ran = tests(python, package, "-x", "-k", noticed)
+        ran = run_tests(python, package, "-x", "-k", noticed)
     finally:
         (package / file).write_text(source)
     assert ran.returncode == 1 and " failed" in ran.stdout, ran.stdout[-2000:]
@@ -143,7 +148,7 @@ def test_excerpts_are_those_of_the_files():
         assert block in text, block
 
 
-@pytest.mark.parametrize("code", [one for one in blocks("python") if one.startswith("import")], ids=lambda one: one.splitlines()[2])
+@pytest.mark.parametrize("code", [one for one in blocks("python") if one.startswith("import")], ids=lambda one: one.splitlines()[-1][:30])
 def test_code_of_the_documentation_runs(python, package, code):
     ran = run(python, "-P", "-c", code, cwd=package)
     assert ran.returncode == 0, ran.stderr[-2000:]

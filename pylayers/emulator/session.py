@@ -13,12 +13,23 @@ from typing import Any
 
 from ..backends import emulated, interprets_triton
 from ..library import doors
-from . import cuda, gpus, triton
+from . import cuda, gpus, toolkit, triton
 from .faults import Fault
 from .launch import Counts, Kernel, module_of
 from .memory import GlobalMemory
 
 BACKENDS = ("cuda", "triton")
+
+
+def missing(backend: str) -> str:
+    """What "cuda" or "triton" cannot be emulated for lack of here; "" if it can."""
+    if backend == "triton":
+        return "" if find_spec("triton") else "the emulator needs triton to compile the Triton kernels: pip install triton"
+    try:
+        toolkit.find()
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 @dataclass(frozen=True)
@@ -126,8 +137,8 @@ class on:
     def _prepare(self, name: str) -> None:
         if name == "cuda":
             self.launchers = cuda.Launchers(self.gpu, self.csrc)
-        elif find_spec("triton") is None:
-            raise RuntimeError("the emulator needs triton to compile the Triton kernels: pip install triton")
+        elif why := missing(name):
+            raise RuntimeError(why)
 
     def _call(self) -> _Call:
         calls = getattr(self._here, "calls", [])

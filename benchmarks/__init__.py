@@ -1,7 +1,11 @@
 """What `python -m pylayers check` and `bench` know of every op."""
 
-from . import linear, rms_norm, swiglu
+from . import centered, halve_until, linear, rms_norm, swiglu
 from .harness import Benchmark, ModuleBenchmark
 
-BENCHMARKS: tuple[Benchmark, ...] = rms_norm.BENCHMARKS + swiglu.BENCHMARKS + linear.BENCHMARKS
-MODULES: tuple[ModuleBenchmark, ...] = rms_norm.MODULES + swiglu.MODULES + linear.MODULES
+BENCHMARKS: tuple[Benchmark, ...] = (
+    rms_norm.BENCHMARKS + swiglu.BENCHMARKS + linear.BENCHMARKS + centered.BENCHMARKS + halve_until.BENCHMARKS
+)
+MODULES: tuple[ModuleBenchmark, ...] = (
+    rms_norm.MODULES + swiglu.MODULES + linear.MODULES + centered.MODULES + halve_until.MODULES
+)

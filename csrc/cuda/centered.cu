@@ -167,12 +167,12 @@ __global__ void __launch_bounds__(kHeldThreads) center_rows_twice(const Center<s
 // A block walks its share of the means. Threads of one threadIdx.x stand on one vector of columns.
 template <class scalar_t, int width, int vectors, bool backward>
 __global__ void __launch_bounds__(kThreads)
-    center_columns(const Center<scalar_t> args, const Sums<scalar_t> sums, int64_t tiles, int64_t shares) {
+    center_columns(const Center<scalar_t> args, const Sums<scalar_t> sums, unsigned tiles, unsigned shares) {
   using acc_t = acc_of<scalar_t>;
   extern __shared__ double dynamic_shared[];
   acc_t* const shared = reinterpret_cast<acc_t*>(dynamic_shared);
   constexpr int kinds = backward ? 2 : 1;
-  const int64_t index = blockIdx.x % tiles * blockDim.x + threadIdx.x, share = blockIdx.x / tiles, count = args.dim / width;
+  const int64_t index = int64_t(blockIdx.x % tiles) * blockDim.x + threadIdx.x, share = blockIdx.x / tiles, count = args.dim / width;
   const Share own = share_of(args.rows / args.count, shares, share);
   const int rows = index < count ? int(args.count) : 0;  // that this thread's columns have
   const int64_t col = index * width, feature = col % args.features;
@@ -187,17 +187,19 @@ __global__ void __launch_bounds__(kThreads)
       x[v] = load_one<width>(from, 0, int(int(threadIdx.y + v * blockDim.y) < rows));
       from += blockDim.y * args.x_stride;
     }
+    if (!backward || !sums.other) {
 #pragma unroll
-    for (int v = 0; v < vectors; ++v) add_columns(found[0], x[v]);
-    stay_packed(x);
+      for (int v = 0; v < vectors; ++v) add_columns(found[0], x[v]);
+    }
     if constexpr (backward) {
-      if (sums.other) {
+      if (sums.other) {  // both sums in one loop, or grad is unpacked twice, into twice the registers
         const auto mean = load_sums<width>(sums.mean + group * args.dim + col, 0, rows);
         const scalar_t* other_row = sums.other + first * sums.other_stride + col;
 #pragma unroll
         for (int v = 0; v < vectors; ++v) {
           const auto other = load_one<width>(other_row, 0, int(int(threadIdx.y + v * blockDim.y) < rows));
           other_row += blockDim.y * sums.other_stride;
+          add_columns(found[0], x[v]);
           add_products(found[1], x[v], other, mean);
         }
       }
@@ -236,10 +238,10 @@ __global__ void __launch_bounds__(kThreads)
 
 // Σ over a share of the rows of each column; the shares of a mean's rows follow each other. by_row: a mean belongs to a row.
 template <class scalar_t, int width, bool backward, bool by_row>
-__global__ void __launch_bounds__(kThreads) center_column_sums(const Center<scalar_t> args, const Sums<scalar_t> sums, int64_t tiles) {
+__global__ void __launch_bounds__(kThreads) center_column_sums(const Center<scalar_t> args, const Sums<scalar_t> sums, unsigned tiles) {
   using acc_t = acc_of<scalar_t>;
   constexpr int rows = rows_at_once<scalar_t, width>, kinds = backward ? 2 : 1;
-  const int64_t index = blockIdx.x % tiles * blockDim.x + threadIdx.x, share = blockIdx.x / tiles, count = args.dim / width;
+  const int64_t index = int64_t(blockIdx.x % tiles) * blockDim.x + threadIdx.x, share = blockIdx.x / tiles, count = args.dim / width;
   const int64_t size = by_row ? args.rows : args.count, parts = sums.shares / (args.rows / size), group = share / parts;
   const Share own = share_of(size, parts, share % parts);
   const int64_t last = group * size + own.last;
@@ -274,7 +276,7 @@ __global__ void __launch_bounds__(kThreads) center_column_sums(const Center<scal
 // partial[row, part] = Σ over a share of the row, of x · weight where weight is given
 template <class scalar_t, int width>
 __global__ void __launch_bounds__(kThreads)
-    center_row_sums(const Center<scalar_t> args, acc_of<scalar_t>* partial, int64_t parts) {
+    center_row_sums(const Center<scalar_t> args, acc_of<scalar_t>* partial, unsigned parts) {
   using acc_t = acc_of<scalar_t>;
   constexpr int vectors = vectors_at_once<scalar_t, width>;
   const int64_t row = blockIdx.x / parts;
@@ -305,9 +307,9 @@ __global__ void __launch_bounds__(kThreads) center_row_means(acc_t* mean, const 
 // A warp reads 32 columns, the 32 warps take every 32nd part.
 template <class acc_t>
 __global__ void __launch_bounds__(1024)
-    center_column_means(acc_t* mean, const acc_t* partial, int64_t parts, int64_t dim, int64_t tiles, acc_t inverse) {
+    center_column_means(acc_t* mean, const acc_t* partial, int64_t parts, int64_t dim, unsigned tiles, acc_t inverse) {
   __shared__ acc_t sums[32][32];
-  const int64_t col = blockIdx.x % tiles * 32 + threadIdx.x, group = blockIdx.x / tiles;
+  const int64_t col = int64_t(blockIdx.x % tiles) * 32 + threadIdx.x, group = blockIdx.x / tiles;
   acc_t own = 0;
   if (col < dim) {
     for (int64_t part = threadIdx.y; part < parts; part += 32) own += partial[(group * parts + part) * dim + col];
@@ -322,10 +324,10 @@ __global__ void __launch_bounds__(1024)
 
 // y, with the means known. A block stays within a mean: `count` is 1 and the mean a number where it belongs to a row.
 template <class scalar_t, int width, bool by_row, bool weight_first>
-__global__ void __launch_bounds__(kThreads) center_subtract(const Center<scalar_t> args, int64_t tiles, int64_t shares) {
+__global__ void __launch_bounds__(kThreads) center_subtract(const Center<scalar_t> args, unsigned tiles, unsigned shares) {
   constexpr int vectors = by_row ? vectors_at_once<scalar_t, width> : 1;
   const int64_t count = args.dim / width, group = blockIdx.x / tiles / shares;
-  const int64_t index = blockIdx.x % tiles * vectors * blockDim.x + threadIdx.x;
+  const int64_t index = int64_t(blockIdx.x % tiles) * vectors * blockDim.x + threadIdx.x;
   const Share own = share_of(args.count, shares, blockIdx.x / tiles % shares);
 #pragma unroll
   for (int v = 0; v < vectors; ++v) {
@@ -363,11 +365,11 @@ void along_rows(Access, const char* name, Stream stream, Center<scalar_t> args, 
   const int64_t parts = partial.dim();
   const Center<scalar_t> summed{nullptr, nullptr, args.x, first ? args.weight : nullptr, nullptr, args.rows, args.dim, 1, args.dim,
                                 0, args.x_stride, args.inverse, 0};
-  launch(name, center_row_sums<scalar_t, width>, args.rows * parts, kThreads, 0, stream, summed, data<acc_t>(partial), parts);
+  launch(name, center_row_sums<scalar_t, width>, args.rows * parts, kThreads, 0, stream, summed, data<acc_t>(partial), unsigned(parts));
   launch(name, center_row_means<acc_t>, args.rows, kThreads, 0, stream, args.mean, data<const acc_t>(partial), parts, args.inverse);
   args.count = 1;
   const int64_t tiles = ceil_div(args.dim / width, kThreads * vectors_at_once<scalar_t, width>);
-  launch(name, center_subtract<scalar_t, width, true, first>, args.rows * tiles, kThreads, 0, stream, args, tiles, int64_t(1));
+  launch(name, center_subtract<scalar_t, width, true, first>, args.rows * tiles, kThreads, 0, stream, args, unsigned(tiles), 1u);
 }
 
 // Threads of a block that holds columns: as wide a tile as leaves room for all rows, 64 bytes at least.
@@ -387,7 +389,7 @@ void over_held_columns(Access, const char* name, Stream stream, const Center<sca
     const int64_t tiles = ceil_div(columns, threads.x);
     const size_t bytes = width * sizeof(acc_of<scalar_t>);
     launch(name, center_columns<scalar_t, width, vectors, backward>, tiles * shares, threads,
-           std::max(group_bytes(threads, (1 + backward) * bytes), threads.x * bytes), stream, args, sums, tiles, shares);
+           std::max(group_bytes(threads, (1 + backward) * bytes), threads.x * bytes), stream, args, sums, unsigned(tiles), unsigned(shares));
   });
 }
 
@@ -395,7 +397,7 @@ template <bool backward, bool by_row, class Access, class scalar_t>
 void sum_columns(Access, const char* name, Stream stream, const Center<scalar_t>& args, const Sums<scalar_t>& sums) {
   const TilePlan plan = plan_tiles(args.dim / Access::width, 1, kColumnLanes);
   launch(name, center_column_sums<scalar_t, Access::width, backward, by_row>, plan.blocks(sums.shares), plan.threads,
-         group_bytes(plan.threads, (1 + backward) * Access::width * sizeof(acc_of<scalar_t>)), stream, args, sums, plan.tiles);
+         group_bytes(plan.threads, (1 + backward) * Access::width * sizeof(acc_of<scalar_t>)), stream, args, sums, unsigned(plan.tiles));
 }
 
 template <class Access, class scalar_t>
@@ -404,11 +406,11 @@ void subtract_columns(Access, const char* name, Stream stream, const Center<scal
   constexpr int width = Access::width;
   const int64_t groups = args.rows / args.count, parts = sums.shares / groups, tiles = ceil_div(args.dim, 32);
   launch(name, center_column_means<acc_t>, groups * tiles, dim3(32, 32), 0, stream, args.mean, static_cast<const acc_t*>(sums.partial),
-         parts, args.dim, tiles, args.inverse);
+         parts, args.dim, unsigned(tiles), args.inverse);
   const TilePlan plan = plan_tiles(args.dim / width, 1, kColumnLanes);
   const int64_t shares = ceil_div(args.count, plan.threads.y * 16);  // what belongs to a column is read once for 16 rows
-  launch(name, center_subtract<scalar_t, width, false, false>, groups * shares * plan.tiles, plan.threads, 0, stream, args, plan.tiles,
-         shares);
+  launch(name, center_subtract<scalar_t, width, false, false>, groups * shares * plan.tiles, plan.threads, 0, stream, args, unsigned(plan.tiles),
+         unsigned(shares));
 }
 
 template <class Access, class scalar_t>

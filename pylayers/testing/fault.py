@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-OPS = ("rms_norm", "swiglu", "linear")
+OPS = ("rms_norm", "swiglu", "linear", "leading_fourier")
 
 
 @dataclass(frozen=True)

@@ -41,11 +41,13 @@ def launch_all(dtype):
     kernels.swiglu_backward(gate, up, y, gate, up)
     x, weight, bias, y = matrix(rows, 2048), matrix(1024, 2048), matrix(1024), matrix(rows, 1024)
     gelu = 2
-    kernels.linear_forward(y, y, x, weight, bias, gelu)
-    kernels.linear_forward(x, None, y, weight.T, None, 0)
-    kernels.linear_forward(weight, None, y.T, x.T, None, 0)
-    kernels.linear_epilogue_forward(y, y, bias, gelu)
-    kernels.linear_epilogue_backward(y, bias, matrix(parts, 1024, dtype=torch.float32), y, y, bias, gelu)
+    kernels.linear_forward(y, y, x, weight, bias, 1.0, gelu)
+    kernels.linear_forward(x, None, y, weight.T, None, 1.0, 0)
+    kernels.linear_forward(weight, None, y.T, x.T, None, 1.0, 0)
+    kernels.linear_epilogue_forward(y, y, bias, 1.0, gelu)
+    kernels.linear_epilogue_backward(y, bias, matrix(parts, 1024, dtype=torch.float32), y, y, bias, 1.0, gelu)
+    spectrum = matrix(rows, 8192, dtype=torch.float32)  # of pairs, in either dtype
+    kernels.leading_fourier_backward(spectrum, spectrum[:, :4096], 1.0, 8190)
     kernels.two_sided_uniform(matrix(rows * 2048), 77, 5.0, 10.0, 0.5)
 
 

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -63,6 +64,8 @@ class Op<Result(Arguments...)> {
   void define_backward(torch::Library& m, const char* name, const char* schema, Function run, Function allocate, Function formula) {
     define_kernel(m, schema, run, allocate);
     implement(m, c10::DispatchKey::FuncTorchBatched, formula);
+    // Gradients that are batched by is_grads_batched: torch batches ops by itself, but none that take lists.
+    if constexpr ((std::is_same_v<Arguments, at::TensorList> || ...)) implement(m, c10::DispatchKey::Batched, formula);
     implement(m, c10::DispatchKey::Autograd, [this, name, formula](Arguments... arguments) -> Result {
       const Seen seen = tensors_in(arguments...);
       if (needs_formula(name, seen) || needs_gradient(seen))

@@ -74,5 +74,7 @@ class Parallel(nn.ModuleList):
         outputs = [branch(input) for branch in self]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, self.dim)
 
+    __repr__ = nn.Module.__repr__  # that of a ModuleList has no room for dim
+
     def extra_repr(self) -> str:
         return f"dim={self.dim}"

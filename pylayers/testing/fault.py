@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-OPS = ("rms_norm", "swiglu", "linear", "centered", "halve_until", "two_sided_uniform")
+OPS = ("rms_norm", "swiglu", "linear", "bilinear", "tensor_reduction", "centered", "halve_until", "leading_fourier", "two_sided_uniform")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from ..fault import Fault
 _norm = partial(Fault, "rms_norm", "csrc/cpu/rms_norm.cpp")
 _swiglu = partial(Fault, "swiglu", "csrc/cpu/swiglu.cpp")
 _linear = partial(Fault, "linear", "csrc/cpu/linear.cpp")
+_fourier = partial(Fault, "leading_fourier", "csrc/cpu/leading_fourier.cpp")
 _rows = partial(Fault, "rms_norm", "csrc/cpu/rows.h")
 _vector = partial(Fault, "swiglu", "csrc/cpu/vector.h")
 _math = partial(Fault, "linear", "csrc/cpu/math.h")
@@ -102,6 +103,17 @@ FAULTS = (
         "load(sum + col, count) + load(g + col, count), count)",
         "dbias sums the wrong gradient",
     ),
+    _linear("activate<activation>(x * factor)", "activate<activation>(x)", "the scale is forgotten"),
+    _linear("load(g + col, count) * factor * derivative", "load(g + col, count) * derivative", "the scale is forgotten in backward"),
+    _linear(
+        "      if (!derivative_from_output(activation)) x *= factor;\n", "", "the derivative is taken where nothing is scaled"
+    ),
+    # LeadingFourier
+    _fourier("const scalar_t half = scale / 2;", "const scalar_t half = scale;", "coefficients count for themselves and their conjugates"),
+    _fourier("      std::fill(to + given, to + dim, scalar_t(0));\n", "", "what was not asked for is not zero"),
+    _fourier("if (ends_real) write_real(dim - 2);", "", "the coefficient in the middle is halved"),
+    _fourier("samples % 2 == 0 && given == dim", "given == dim", "an odd number of samples has nothing in the middle"),
+    _fourier("      write_real(0);\n", "", "coefficient 0 is halved"),
     # Activations
     _math("return y > 0 ? splat", "return y >= 0 ? splat", "the derivative of relu where its output is 0"),
     _math("x < 0 ? tail : 1 - tail", "1 - tail", "gelu of negative numbers"),

@@ -11,6 +11,7 @@ _launch = partial(Fault, "swiglu", "csrc/cuda/device/launch.cuh")
 _tiles = partial(Fault, "swiglu", "csrc/cuda/device/tiles.cuh")
 _vector = partial(Fault, "swiglu", "csrc/cuda/device/vector.cuh")
 _swiglu = partial(Fault, "swiglu", "csrc/cuda/swiglu.cu")
+_fourier = partial(Fault, "leading_fourier", "csrc/cuda/leading_fourier.cu")
 _linear = partial(Fault, "linear", "csrc/cuda/linear.cu")
 _activation = partial(Fault, "linear", "csrc/cuda/device/activation.cuh")
 _draw = partial(Fault, "two_sided_uniform", "csrc/cuda/two_sided_uniform.cu")
@@ -189,7 +190,10 @@ FAULTS = (
     ),
     # Linear
     _linear("(s[i] + bias[i])", "(s[i])", "the bias is not added again in backward"),
-    _linear("adds_bias = !saves_output<activation>", "adds_bias = true", "the bias is added to a saved output"),
+    _linear("from_product = !saves_output<activation>", "from_product = true", "the bias is added to a saved output"),
+    _linear("args.scale * (y[i] + b[i])", "y[i] + b[i]", "the scale is forgotten"),
+    _linear("d[i] *= args.scale * derivative", "d[i] *= derivative", "the scale is forgotten in backward"),
+    _linear("args.scale * (s[i] + bias[i])", "s[i] + bias[i]", "the derivative is taken where nothing is scaled"),
     _linear("(y[i] + b[i])", "(y[i])", "the bias is forgotten"),
     _linear("if (!bias) flatten(y, product);", "flatten(y, product);", "a bias per column cannot serve a flat row"),
     _linear("sums[0][i] += d[i];", "sums[0][i] += unpack(grad[r])[i];", "dbias sums the wrong gradient"),
@@ -203,6 +207,13 @@ FAULTS = (
         "args.partial + tile.share / 2 * args.dim",
         "two parts are summed into one place",
     ),
+    # LeadingFourier
+    _fourier("d[0] *= is_real ? args.scale : args.scale / 2;", "d[0] *= args.scale / 2;", "coefficients without a conjugate are halved"),
+    _fourier("is_real ? 0 : d[1] * (args.scale / 2)", "d[1] * args.scale", "imaginary parts count twice"),
+    _fourier("samples % 2 ? -1 : samples / 2", "samples / 2", "an odd number of samples has nothing in the middle"),
+    _fourier("index == 0 || index == args.last", "index == 0", "the coefficient in the middle is halved"),
+    _fourier("tile.index, args.given);", "tile.index, args.dim);", "coefficients are read behind the last"),
+    _fourier("index, args.dim, d);", "index, args.given, d);", "what was not asked for is never written"),
     # Activations
     _activation("saved <= 0 ? 0 : 1", "saved < 0 ? 0 : 1", "the derivative of relu where its output is 0"),
     _activation("return 1 - saved * saved", "return 1 - saved", "another derivative of tanh"),

@@ -6,6 +6,7 @@ from ..fault import Fault
 
 _norm = partial(Fault, "rms_norm", "triton_kernels/rms_norm.py")
 _swiglu = partial(Fault, "swiglu", "triton_kernels/swiglu.py")
+_fourier = partial(Fault, "leading_fourier", "triton_kernels/leading_fourier.py")
 _linear = partial(Fault, "linear", "triton_kernels/linear.py")
 _parts = partial(Fault, "rms_norm", "triton_kernels/parts.py")
 _launch = partial(Fault, "swiglu", "triton_kernels/launch.py")
@@ -97,17 +98,17 @@ FAULTS = (
     ),
     _linear("        x += tl.cast(x_inner, tl.int64) * BLOCK_INNER\n", "", "the same piece of x again and again"),
     _linear('input_precision="ieee"', 'input_precision="tf32"', "float32 is multiplied with 10 bits"),
-    _linear(
-        "activate_backward(g, z + b, ACTIVATION)",
-        "activate_backward(g, z, ACTIVATION)",
-        "the bias is not added again in backward",
-    ),
-    _linear(
-        "    if derivative_from_output(activation):\n        bias = None\n",
-        "",
-        "the bias is added to a saved output",
-    ),
+    _linear("z = factor * (z + b)", "z = factor * z", "the bias is not added again in backward"),
+    _linear("            if not FROM_OUTPUT:\n                z =", "            if True:\n                z =", "a saved output is scaled"),
+    _linear("z = factor * (z + b)", "z = z + b", "the derivative is taken where nothing is scaled"),
+    _linear("        g *= factor\n", "", "the scale is forgotten in backward"),
+    _linear("sums * tl.full((), scale, acc)", "sums", "the scale is forgotten"),
     _linear("        sums += g\n", "        sums = g\n", "only the last rows of a part count"),
+    # LeadingFourier
+    _fourier("g * (factor / 2))", "g * factor)", "coefficients count for themselves and their conjugates"),
+    _fourier("| (col // 2 == last)", "", "the coefficient in the middle is halved"),
+    _fourier("-1 if samples % 2 else samples // 2", "samples // 2", "an odd number of samples has nothing in the middle"),
+    _fourier("(row < rows) & (col < given), acc)", "(row < rows) & (col < dim), acc)", "coefficients are read behind the last"),
     # Activations
     _activation(
         "tl.where(saved <= 0, 0.0, grad)",

@@ -7,12 +7,3 @@ OPS = (rms_norm, swiglu, linear, parallel, bilinear, tensor_reduction, centered,
 
 BENCHMARKS: tuple[Benchmark, ...] = sum((op.BENCHMARKS for op in OPS), ())
 MODULES: tuple[ModuleBenchmark, ...] = sum((op.MODULES for op in OPS), ())
-from . import centered, halve_until, linear, rms_norm, swiglu
-from .harness import Benchmark, ModuleBenchmark
-
-BENCHMARKS: tuple[Benchmark, ...] = (
-    rms_norm.BENCHMARKS + swiglu.BENCHMARKS + linear.BENCHMARKS + centered.BENCHMARKS + halve_until.BENCHMARKS
-)
-MODULES: tuple[ModuleBenchmark, ...] = (
-    rms_norm.MODULES + swiglu.MODULES + linear.MODULES + centered.MODULES + halve_until.MODULES
-)

@@ -51,14 +51,13 @@ __all__ = [
     "kernels",
     "reference",
     "register_kernels",
-    "testing",
 ]
 
 
 def __getattr__(name: str):
-    """pylayers.emulator and pylayers.testing, loaded when they are first asked for."""
-    if name in ("emulator", "testing"):
+    """pylayers.emulator, loaded when it is first asked for."""
+    if name == "emulator":
         import importlib
 
-        return importlib.import_module(f".{name}", __name__)
+        return importlib.import_module(".emulator", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,8 +20,6 @@ PYLAYERS_API at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 PYLAYERS_API at::Tensor swiglu_packed(const at::Tensor& input);
 PYLAYERS_API at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
                                std::optional<std::string_view> activation = {}, double scale = 1);
-PYLAYERS_API at::Tensor& two_sided_uniform_(at::Tensor& self, double low = 5, double high = 10, double p_zero = .5,
-                                            std::optional<at::Generator> generator = {});
 PYLAYERS_API at::Tensor bilinear(const at::Tensor& input1, const at::Tensor& input2, const at::Tensor& weight,
                                  const std::optional<at::Tensor>& bias = {});
 PYLAYERS_API at::Tensor tensor_reduction(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
@@ -35,7 +33,6 @@ PYLAYERS_API at::Tensor center(const at::Tensor& input, at::OptionalIntArrayRef 
 PYLAYERS_API at::Tensor centered_affine(const at::Tensor& input, const std::optional<at::Tensor>& weight,
                                         const std::optional<at::Tensor>& bias, int64_t dim = 0);
 PYLAYERS_API at::Tensor halve_until(const at::Tensor& input, double threshold = 1);
-                               std::optional<std::string_view> activation = {});
 PYLAYERS_API void two_sided_uniform_(const at::Tensor& self, double low = 5, double high = 10, double p_zero = .5,
                                      std::optional<at::Generator> generator = {});
 

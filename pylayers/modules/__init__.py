@@ -1,5 +1,5 @@
-from .bilinear import Bilinear
-from .centered import CenteredAffine, CenteredLayer
+from .bilinear import Bilinear, LazyBilinear
+from .centered import CenteredAffine, CenteredLayer, LazyCenteredAffine
 from .fixed_linear import FixedLinear
 from .gated_mlp import GatedMLP, LazyGatedMLP
 from .halve_until import HalveUntil
@@ -7,8 +7,8 @@ from .leading_fourier import LeadingFourier
 from .linear import LazyLinear, Linear
 from .parallel import Parallel
 from .rms_norm import LazyRMSNorm, RMSNorm
-from .scaled_linear import ScaledLinear
-from .tensor_reduction import TensorReduction
+from .scaled_linear import LazyScaledLinear, ScaledLinear
+from .tensor_reduction import LazyTensorReduction, TensorReduction
 
 __all__ = [
     "Bilinear",
@@ -17,9 +17,13 @@ __all__ = [
     "FixedLinear",
     "GatedMLP",
     "HalveUntil",
+    "LazyBilinear",
+    "LazyCenteredAffine",
     "LazyGatedMLP",
     "LazyLinear",
     "LazyRMSNorm",
+    "LazyScaledLinear",
+    "LazyTensorReduction",
     "LeadingFourier",
     "Linear",
     "Parallel",

@@ -1,9 +1,12 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..init import Initialiser
+from .initialised import Initialised
+from .lazy import Lazy
 
 
 class CenteredLayer(nn.Module):
@@ -36,7 +39,7 @@ class CenteredLayer(nn.Module):
         return f"dim={self.dim}"
 
 
-class CenteredAffine(nn.Module):
+class CenteredAffine(Initialised, nn.Module):
     r"""Removes the mean over a dimension, and learns a scale and an offset for each feature.
 
     .. math:: y = (x - \mathrm{mean}_\text{dim}(x)) \cdot w + b
@@ -46,6 +49,7 @@ class CenteredAffine(nn.Module):
         dim: the dimension that the mean is taken over, by default that of the batch.
         scale: whether there is a weight.
         device, dtype: of the parameters.
+        weight_init, bias_init: how they are initialised, see `pylayers.init.resolve`; ones and zeros if None.
 
     Shape: input, output: :math:`(*, \text{num\_features})`.
 
@@ -66,6 +70,9 @@ class CenteredAffine(nn.Module):
         scale: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        weight_init: Initialiser | None = None,
+        bias_init: Initialiser | None = None,
     ) -> None:
         super().__init__()
         self.num_features = num_features
@@ -76,16 +83,53 @@ class CenteredAffine(nn.Module):
         else:
             self.register_parameter("weight", None)
         self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
-        self.reset_parameters()
+        self.initialise(weight=weight_init, bias=bias_init)
 
     def reset_parameters(self) -> None:
-        """Sets the weight to 1 and the bias to 0."""
+        """Sets the weight to 1 and the bias to 0, or by the initialisers that were chosen."""
         if self.scale:
             nn.init.ones_(self.weight)
         nn.init.zeros_(self.bias)
+        self.apply_initialisers()
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.centered_affine(input, self.weight, self.bias, self.dim)
 
     def extra_repr(self) -> str:
-        return f"{self.num_features}, dim={self.dim}, scale={self.scale}"
+        return f"{self.num_features}, dim={self.dim}, scale={self.scale}" + self.initialisers_repr()
+
+
+class LazyCenteredAffine(Lazy, CenteredAffine):
+    """`CenteredAffine` that takes num_features from the first input.
+
+    Args:
+        dim, scale, device, dtype, weight_init, bias_init: see `CenteredAffine`.
+
+    Source, promises: see `pylayers.modules.lazy`.
+
+    Equivalent to:
+        >>> CenteredAffine(input.shape[-1], dim, scale, device, dtype)
+    """
+
+    cls_to_become = CenteredAffine
+
+    def __init__(
+        self,
+        dim: int = 0,
+        scale: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        weight_init: Initialiser | None = None,
+        bias_init: Initialiser | None = None,
+    ) -> None:
+        super().__init__(0, dim, scale, device, dtype, weight_init=weight_init, bias_init=bias_init)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"weight": (self.num_features,), "bias": (self.num_features,)}
+
+    def sizes_of_input(self, input: Tensor) -> dict[str, int]:
+        return {"num_features": input.shape[-1]}
+
+    def sizes_of_state(self, shapes: Mapping[str, torch.Size]) -> dict[str, int]:
+        return {"num_features": shapes["bias"][0]}

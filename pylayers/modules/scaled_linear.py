@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from .linear import Linear
+from ..init import Initialiser
+from .lazy import Lazy
+from .linear import LazyLinear, Linear
 
 
 class ScaledLinear(Linear):
@@ -21,6 +23,7 @@ class ScaledLinear(Linear):
         bias: whether there is a bias.
         device, dtype: of the parameters.
         activation: None, "relu", "gelu", "gelu_tanh", "silu", "tanh" or "sigmoid".
+        weight_init, bias_init: see `Linear`.
 
     Shape: input :math:`(*, \text{in\_features})`, output :math:`(*, \text{out\_features})`.
 
@@ -42,10 +45,13 @@ class ScaledLinear(Linear):
         dtype: torch.dtype | None = None,
         *,
         activation: str | None = None,
+        weight_init: Initialiser | None = None,
+        bias_init: Initialiser | None = None,
     ) -> None:
         if not math.isfinite(scale):
             raise ValueError(f"ScaledLinear: scale must be finite, got {scale}")
-        super().__init__(in_features, out_features, bias, device, dtype, activation=activation)
+        chosen = dict(activation=activation, weight_init=weight_init, bias_init=bias_init)
+        super().__init__(in_features, out_features, bias, device, dtype, **chosen)
         self.scale = float(scale)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -53,3 +59,33 @@ class ScaledLinear(Linear):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, scale={self.scale:g}"
+
+
+class LazyScaledLinear(LazyLinear, ScaledLinear):
+    """`ScaledLinear` that takes in_features from the first input.
+
+    Args:
+        out_features, scale, bias, device, dtype, activation, weight_init, bias_init: see `ScaledLinear`.
+
+    Source, promises: see `pylayers.modules.lazy`.
+
+    Equivalent to:
+        >>> ScaledLinear(input.shape[-1], out_features, scale, bias, device, dtype)
+    """
+
+    cls_to_become = ScaledLinear
+
+    def __init__(
+        self,
+        out_features: int,
+        scale: float,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
+        weight_init: Initialiser | None = None,
+        bias_init: Initialiser | None = None,
+    ) -> None:
+        chosen = dict(activation=activation, weight_init=weight_init, bias_init=bias_init)
+        Lazy.__init__(self, 0, out_features, scale, bias, device, dtype, **chosen)

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from .. import functional
+from ..init import Initialiser
 from ..reference.tensor_reduction import unpacked
 from .bilinear import Bilinear
+from .initialised import Initialised
+from .lazy import Lazy
 
 
-class TensorReduction(nn.Module):
+class TensorReduction(Initialised, nn.Module):
     r"""A quadratic form of the input for each output.
 
     .. math:: y_k = \sum_{ij} W_{kij} \, x_i \, x_j + b_k
@@ -23,6 +27,7 @@ class TensorReduction(nn.Module):
         symmetric: whether the weight is the packed triangle.
         bias: whether there is a bias.
         device, dtype: of the parameters.
+        weight_init, bias_init: how they are initialised, see `pylayers.init.resolve`; uniform in ±1/√in_features if None.
 
     Shape: input :math:`(*, \text{in\_features})`, output :math:`(*, \text{out\_features})`.
 
@@ -48,28 +53,35 @@ class TensorReduction(nn.Module):
         bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        weight_init: Initialiser | None = None,
+        bias_init: Initialiser | None = None,
     ) -> None:
         super().__init__()
-        if in_features <= 0:
+        if in_features <= 0 and not isinstance(self, Lazy):
             raise ValueError(
                 f"TensorReduction: in_features must be above 0, since the initial values are in ±1/√in_features, got {in_features}"
             )
         self.in_features = in_features
         self.out_features = out_features
         self.symmetric = symmetric
-        shape = (in_features * (in_features + 1) // 2,) if symmetric else (in_features, in_features)
-        self.weight = nn.Parameter(torch.empty((out_features, *shape), device=device, dtype=dtype))
+        self.weight = nn.Parameter(torch.empty(self._weight_shape(), device=device, dtype=dtype))
         if bias:
             self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        self.reset_parameters()
+        self.initialise(weight=weight_init, bias=bias_init)
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        packed = self.in_features * (self.in_features + 1) // 2
+        return (self.out_features, packed) if self.symmetric else (self.out_features, self.in_features, self.in_features)
 
     def reset_parameters(self) -> None:
+        """Draws uniformly in ±1/√in_features, then by the initialisers that were chosen."""
         bound = 1 / math.sqrt(self.in_features)
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
             nn.init.uniform_(self.bias, -bound, bound)
+        self.apply_initialisers()
 
     @classmethod
     def from_bilinear(cls, bilinear: nn.Bilinear | Bilinear, *, symmetric: bool = False) -> TensorReduction:
@@ -112,7 +124,46 @@ class TensorReduction(nn.Module):
 
     def extra_repr(self) -> str:
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-        return text + (", symmetric=True" if self.symmetric else "")
+        return text + (", symmetric=True" if self.symmetric else "") + self.initialisers_repr()
+
+
+class LazyTensorReduction(Lazy, TensorReduction):
+    """`TensorReduction` that takes in_features from the first input.
+
+    Args:
+        out_features, symmetric, bias, device, dtype, weight_init, bias_init: see `TensorReduction`.
+
+    Source, promises: see `pylayers.modules.lazy`.
+
+    Equivalent to:
+        >>> TensorReduction(input.shape[-1], out_features, symmetric=symmetric, bias=bias, device=device, dtype=dtype)
+    """
+
+    cls_to_become = TensorReduction
+
+    def __init__(
+        self,
+        out_features: int,
+        *,
+        symmetric: bool = False,
+        bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        weight_init: Initialiser | None = None,
+        bias_init: Initialiser | None = None,
+    ) -> None:
+        chosen = dict(weight_init=weight_init, bias_init=bias_init)
+        super().__init__(0, out_features, symmetric=symmetric, bias=bias, device=device, dtype=dtype, **chosen)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"weight": self._weight_shape(), "bias": (self.out_features,)}
+
+    def sizes_of_input(self, input: Tensor) -> dict[str, int]:
+        return {"in_features": input.shape[-1]}
+
+    def sizes_of_state(self, shapes: Mapping[str, torch.Size]) -> dict[str, int]:
+        last = shapes["weight"][-1]  # n, or n · (n + 1) / 2
+        return {"in_features": math.isqrt(2 * last) if self.symmetric else last}
 
 
 def _packed(weight: Tensor) -> Tensor:

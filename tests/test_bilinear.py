@@ -24,10 +24,13 @@ def test_bilinear(backend, device, dtype, size):
 
 
 @every_backend
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("size", [(300, 96, 80, 90), (300, 300, 200, 20)], ids=str)
+@pytest.mark.parametrize(
+    "dtype,size", [(torch.float32, (150, 96, 80, 90)), (torch.float32, (150, 400, 30, 20)), (torch.bfloat16, (150, 400, 30, 20))], ids=str
+)
 def test_bilinear_of_several_blocks(backend, device, dtype, size):
     """Also on a GPU: of the weight, by both ways to cut it."""
+    if backend == "reference" or pylayers.backends()[backend].note.startswith("interpreted"):
+        pytest.skip("no blocks, or too many programs")
     harness.matches_float64(functional.bilinear, reference.bilinear, tensors(*size, dtype=dtype, device=device), backend)
 
 
@@ -117,7 +120,7 @@ def test_bilinear_saves_its_inputs_alone():
 def test_bilinear_needs_no_more_memory_than_torch():
     from pylayers.benchmarks.memory import peak_bytes
 
-    leaves = [one.requires_grad_() for one in tensors(256, 96, 96, 96)]
+    leaves = [one.requires_grad_() for one in tensors(256, 48, 48, 48)]
 
     def step(call):
         return peak_bytes(lambda: torch.autograd.grad(call(*leaves).sum(), leaves), torch.device("cpu"))

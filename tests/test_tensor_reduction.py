@@ -7,8 +7,9 @@ from pylayers.reference.tensor_reduction import unpacked
 
 import pylayers
 
-# [rows, in, out]: the last ones have several blocks of rows and of the triangle on a CPU.
-SIZES = [(1, 1, 1), (3, 7, 2), (17, 40, 33), (2, 65, 3), (150, 60, 7)]
+# [rows, in, out]: the last ones have several blocks of rows and of the triangle on a CPU. A packed weight of fewer than 16 outputs is
+# treated as a full one.
+SIZES = [(1, 1, 1), (3, 7, 2), (17, 40, 33), (1, 1, 16), (2, 65, 16), (150, 60, 17)]
 both_forms = pytest.mark.parametrize("symmetric", [False, True], ids=["full", "symmetric"])
 
 
@@ -38,15 +39,17 @@ def test_tensor_reduction(backend, device, dtype, symmetric, size):
 @both_forms
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_tensor_reduction_of_several_blocks(backend, device, dtype, symmetric):
-    harness.matches_float64(*calls(symmetric), tensors(300, 128, 70, symmetric, dtype=dtype, device=device), backend)
+    if backend == "reference" or pylayers.backends()[backend].note.startswith("interpreted"):
+        pytest.skip("no blocks, or too many programs")
+    harness.matches_float64(*calls(symmetric), tensors(150, 128, 40 - 20 * symmetric, symmetric, dtype=dtype, device=device), backend)
 
 
 @every_backend
 @both_forms
 @every_layout
 def test_tensor_reduction_strides(backend, device, symmetric, layout):
-    x, weight, _ = tensors(6, 12, 8, symmetric, device=device)
-    held = layout(weight.view(8, -1)).view(weight.shape)
+    x, weight, _ = tensors(6, 12, 18, symmetric, device=device)
+    held = layout(weight.view(18, -1)).view(weight.shape)
     harness.matches_float64(*calls(symmetric), (layout(x), weight), backend)
     harness.matches_float64(*calls(symmetric), (x, held), backend)
 
@@ -89,8 +92,9 @@ def test_tensor_reduction_is_bilinear_of_one_input_twice(backend, device, out):
 
 
 @every_backend
-def test_tensor_reduction_symmetric_is_the_full_one(backend, device):
-    x, packed = (one.double().requires_grad_() for one in tensors(9, 11, 5, True, bias=False, device=device))
+@pytest.mark.parametrize("out", [5, 20])
+def test_tensor_reduction_symmetric_is_the_full_one(backend, device, out):
+    x, packed = (one.double().requires_grad_() for one in tensors(9, 11, out, True, bias=False, device=device))
     with pylayers.backend(backend):
         y, full = functional.tensor_reduction(x, packed, symmetric=True), functional.tensor_reduction(x, unpacked(packed))
         torch.testing.assert_close(y, full)
@@ -101,7 +105,7 @@ def test_tensor_reduction_symmetric_is_the_full_one(backend, device):
 @both_forms
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 2)], ids=str)
 def test_tensor_reduction_only_the_gradients_asked_for(wanted, symmetric):
-    leaves = tensors(7, 12, 10, symmetric)
+    leaves = tensors(7, 12, 20, symmetric)
     for i, one in enumerate(leaves):
         one.requires_grad_(i in wanted)
     ours, definition = calls(symmetric)

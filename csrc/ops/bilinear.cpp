@@ -97,10 +97,12 @@ Gradients allocate_backward(const Tensor& grad, const Tensor& input1, const Tens
 }
 
 Gradients backward(const Tensor& grad, const Tensor& input1, const Tensor& input2, const Tensor& weight, std::array<bool, 4> mask) {
-  auto outputs = allocate_backward(grad, input1, input2, weight, {mask[0], mask[1], mask[2], false});
+  // The weight gradient, mostly the largest, is allocated when the workspace of the others is free again.
+  auto outputs = allocate_backward(grad, input1, input2, weight, {mask[0], mask[1], false, false});
   auto& [dx1, dx2, dweight, dbias] = outputs;
   if (mask[3]) dbias = flat(grad).sum(0);
   if (empty(input1, weight)) {
+    if (mask[2]) dweight = allocate_like(weight);
     for (const auto* one : {&dx1, &dx2, &dweight}) one->zero_();
     return outputs;
   }
@@ -110,7 +112,10 @@ Gradients backward(const Tensor& grad, const Tensor& input1, const Tensor& input
     bilinear_input_gradients(target, mask[0] ? as_matrix(dx1) : Tensor(), mask[1] ? as_matrix(dx2) : Tensor(), g, x1, x2,
                              weight.contiguous());
   }
-  if (mask[2]) bilinear_weight_gradient(target, dweight, g, x1, x2);
+  if (mask[2]) {
+    dweight = allocate_like(weight);
+    bilinear_weight_gradient(target, dweight, g, x1, x2);
+  }
   return outputs;
 }
 

@@ -18,9 +18,10 @@ constexpr int64_t kFewOutputs = 32;
 
 bool by_inputs(int64_t outputs, const Tensor& x2) { return outputs >= std::min(kFewOutputs, x2.size(1)); }
 
-Blocks cut(const Target& target, const Tensor& x1, const Tensor& x2, int64_t outputs) {
+Blocks cut(const Target& target, const Tensor& x1, const Tensor& x2, int64_t outputs, bool inputs) {
   const bool threads = kernels::bilinear_outer.shared_by_threads(target) && kernels::bilinear_contract.shared_by_threads(target);
-  return {x1, threads, x1.size(0), std::max({x1.size(1), x2.size(1), outputs}), outputs * x1.size(1) * x2.size(1)};
+  const int64_t in1 = x1.size(1), in2 = x2.size(1);
+  return {x1, threads, x1.size(0), std::max({in1, in2, outputs}), outputs * in1 * in2, inputs ? outputs : in2};
 }
 
 void contract(const Target& target, const Tensor& left_sum, const Tensor& right_sum, bool first, const Tensor& z, const Tensor& left,
@@ -45,7 +46,7 @@ struct Pairs {
 void bilinear_output(const Target& target, const Tensor& y, const Tensor& x1, const Tensor& x2, const Tensor& weight,
                      const Tensor& bias) {
   const int64_t outputs = weight.size(0), in1 = weight.size(1);
-  const Blocks blocks = cut(target, x1, x2, outputs);
+  const Blocks blocks = cut(target, x1, x2, outputs, false);
   const int64_t tall = std::clamp<int64_t>(blocks.columns / in1, 1, outputs), row_blocks = blocks.row_blocks();
   const Tensor matrix = weight.view({outputs * in1, weight.size(2)});
   const bool direct = y.scalar_type() == blocks.dtype;
@@ -71,7 +72,7 @@ void bilinear_output(const Target& target, const Tensor& y, const Tensor& x1, co
 void bilinear_weight_gradient(const Target& target, const Tensor& dweight, const Tensor& grad, const Tensor& x1, const Tensor& x2) {
   const int64_t outputs = dweight.size(0), in1 = dweight.size(1), in2 = dweight.size(2);
   const bool inputs = by_inputs(outputs, x2);
-  const Blocks blocks = cut(target, x1, x2, outputs);
+  const Blocks blocks = cut(target, x1, x2, outputs, inputs);
   const Tensor &left = inputs ? x1 : grad, &right = inputs ? x2 : x1, &third = inputs ? grad : x2;
   // The gradient with the pairs down; by I and J it lies in memory with the pairs across.
   const Tensor matrix = inputs ? dweight.view({outputs, in1 * in2}).t() : dweight.view({outputs * in1, in2});
@@ -165,9 +166,9 @@ void gradients_by_outputs(const Target& target, const Blocks& blocks, const Tens
 
 void bilinear_input_gradients(const Target& target, const Tensor& dx1, const Tensor& dx2, const Tensor& grad, const Tensor& x1,
                               const Tensor& x2, const Tensor& weight) {
-  const Blocks blocks = cut(target, x1, x2, weight.size(0));
-  const auto gradients = by_inputs(weight.size(0), x2) ? gradients_by_inputs : gradients_by_outputs;
-  gradients(target, blocks, dx1, dx2, grad, x1, x2, weight);
+  const bool inputs = by_inputs(weight.size(0), x2);
+  const auto gradients = inputs ? gradients_by_inputs : gradients_by_outputs;
+  gradients(target, cut(target, x1, x2, weight.size(0), inputs), dx1, dx2, grad, x1, x2, weight);
 }
 
 }  // namespace pylayers

@@ -9,12 +9,13 @@ namespace {
 
 constexpr int64_t kLeastRows = 64, kMostRows = 256;
 constexpr int64_t kLeastInCache = 1 << 12, kMostInCache = 1 << 16;    // elements: 256 KB of float32 is half a second-level cache
+constexpr int64_t kLeastColumns = 1024, kLeastConverted = 64;
 constexpr int64_t kLeastOnGpu = 1 << 20, kMostOnGpu = 1 << 24;
 constexpr int64_t kAligned = 16;
 
 }  // namespace
 
-Blocks::Blocks(const Tensor& like, bool threads, int64_t batch, int64_t widest, int64_t weights)
+Blocks::Blocks(const Tensor& like, bool threads, int64_t batch, int64_t widest, int64_t weights, int64_t third)
     : threads(threads), batch(batch), rows(batch), dtype(like.scalar_type()) {
   int64_t elements = std::clamp(weights / 8, kLeastOnGpu, kMostOnGpu);
   if (threads) {
@@ -23,6 +24,9 @@ Blocks::Blocks(const Tensor& like, bool threads, int64_t batch, int64_t widest, 
     elements = std::clamp(batch * widest / 2, kLeastInCache, kMostInCache);
   }
   columns = std::max<int64_t>(elements / rows, 1);
+  // A product has the weight as one operand: a block of it is converted, and with few rows it is all there is to share.
+  if (threads) columns = std::min(columns, std::max(kLeastColumns, weights / third / (2 * kTasks)));
+  if (dtype != like.scalar_type()) columns = std::min(columns, std::max(kLeastConverted, kMostInCache / third));
 }
 
 Tensor Blocks::buffer(const Tensor& like, int64_t rows, int64_t columns) const {

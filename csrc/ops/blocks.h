@@ -27,8 +27,9 @@ struct Blocks {
   int64_t columns;  // of a block, about
   at::ScalarType dtype;  // blocks are computed in: on a CPU products of 16-bit numbers are slower than of float32
 
-  // `widest`: the longest row that the op reads or writes; `weights`: elements of the weight.
-  Blocks(const Tensor& like, bool threads, int64_t batch, int64_t widest, int64_t weights);
+  // `widest`: the longest row that the op reads or writes; `weights`: elements of the weight; `third`: of them that belong to one
+  // column of a block.
+  Blocks(const Tensor& like, bool threads, int64_t batch, int64_t widest, int64_t weights, int64_t third);
 
   int64_t row_blocks() const { return pieces(batch, rows); }
   Range row_block(int64_t index) const { return piece(batch, rows, index); }

@@ -5,6 +5,7 @@
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/minimum.h>
 #include <ATen/ops/triu_indices.h>
+#include <ATen/ops/zeros.h>
 
 #include "autograd.h"
 #include "bilinear_blocks.h"
@@ -50,13 +51,17 @@ c10::SymDimVector output_sizes(const Tensor& input, const Tensor& weight) {
   return sizes;
 }
 
+// Where the upper triangle lies in dim · dim numbers.
+Tensor triangle_places(const Tensor& like, int64_t dim) {
+  const Tensor places = at::triu_indices(dim, dim, 0, like.options().dtype(at::kLong));
+  return places.select(0, 0) * dim + places.select(0, 1);
+}
+
 // x ⊗ x of [rows, dim] as [rows, dim · dim], or as the packed triangle.
 Tensor pairs(const Tensor& x, bool symmetric) {
   const int64_t dim = x.size(1);
   const Tensor all = (x.unsqueeze(2) * x.unsqueeze(1)).reshape_symint({x.sym_size(0), dim * dim});
-  if (!symmetric) return all;
-  const Tensor places = at::triu_indices(dim, dim, 0, x.options().dtype(at::kLong));
-  return all.index_select(1, places.select(0, 0) * dim + places.select(0, 1));
+  return symmetric ? all.index_select(1, triangle_places(x, dim)) : all;
 }
 
 // The gradient of pairs as a matrix of [rows, dim, dim] that x is to be multiplied with: both places of (i, j) together.
@@ -72,9 +77,16 @@ Tensor both_places(const Tensor& dpairs, int64_t dim, bool symmetric) {
   return dpairs.index_select(1, place.reshape({dim * dim})).reshape_symint({rows, dim, dim}) * (1 + at::eye(dim, dpairs.options()));
 }
 
+// Of a full weight one x after the other, which rounds less than a sum over all pairs.
+Tensor quadratic(const Tensor& x, const Tensor& weight, bool symmetric) {
+  if (symmetric) return pairs(x, true).matmul(weight.t());
+  const Tensor matrix = weight.reshape({weight.size(0) * weight.size(1), weight.size(2)});
+  const Tensor projected = x.matmul(matrix.t()).view_symint({x.sym_size(0), weight.size(0), weight.size(1)});
+  return projected.matmul(x.unsqueeze(2)).squeeze(2);
+}
+
 Tensor formula(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, bool symmetric) {
-  const Tensor matrix = symmetric ? weight : weight.reshape({weight.size(0), weight.size(1) * weight.size(2)});
-  const Tensor y = pairs(flat(input), symmetric).matmul(matrix.t()).reshape_symint(output_sizes(input, weight));
+  const Tensor y = quadratic(flat(input), weight, symmetric).reshape_symint(output_sizes(input, weight));
   return value(bias).defined() ? y + *bias : y;
 }
 
@@ -99,12 +111,29 @@ Tensor allocate_forward(const Tensor& input, const Tensor& weight, const Optiona
   return allocate(input, output_sizes(input, weight), input.scalar_type());
 }
 
+// With few outputs the blocks of a triangle cost more than the products that they save.
+constexpr int64_t kFewOutputs = 16;
+
+bool as_triangle(const Tensor& weight, bool symmetric) { return symmetric && weight.size(0) >= kFewOutputs; }
+
+// The weight as bilinear takes it; of a packed one the lower triangle is 0.
+Tensor square(const Tensor& weight, int64_t dim, bool symmetric) {
+  if (!symmetric) return weight.contiguous();
+  const Tensor full = at::zeros({weight.size(0), dim * dim}, weight.options());
+  full.index_copy_(1, triangle_places(weight, dim), weight);
+  return full.view({weight.size(0), dim, dim});
+}
+
 Tensor forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, bool symmetric) {
   Tensor y = allocate_forward(input, weight, bias, symmetric);
   if (empty(input, weight)) return value(bias).defined() ? y.copy_(bias->expand_symint(y.sym_sizes())) : y.zero_();
   const auto target = registry::target(kOp, input);
-  const Tensor x = as_matrix(input), w = weight.contiguous(), b = contiguous(bias);
-  symmetric ? triangle_output(target, as_matrix(y), x, w, b) : bilinear_output(target, as_matrix(y), x, x, w, b);
+  const Tensor x = as_matrix(input), b = contiguous(bias);
+  if (as_triangle(weight, symmetric)) {
+    triangle_output(target, as_matrix(y), x, weight.contiguous(), b);
+  } else {
+    bilinear_output(target, as_matrix(y), x, x, square(weight, x.size(1), symmetric), b);
+  }
   return y;
 }
 
@@ -114,25 +143,39 @@ Gradients allocate_backward(const Tensor& grad, const Tensor& input, const Tenso
 }
 
 void input_gradient(const Target& target, const Tensor& dx, const Tensor& grad, const Tensor& x, const Tensor& weight, bool symmetric) {
-  if (symmetric) return triangle_input_gradient(target, dx, grad, x, weight);
+  if (as_triangle(weight, symmetric)) return triangle_input_gradient(target, dx, grad, x, weight.contiguous());
   const Tensor other = allocate_like(dx);
-  bilinear_input_gradients(target, dx, other, grad, x, x, weight);
+  bilinear_input_gradients(target, dx, other, grad, x, x, square(weight, x.size(1), symmetric));
   dx.add_(other);
 }
 
+Tensor weight_gradient(const Target& target, const Tensor& grad, const Tensor& x, const Tensor& weight, bool symmetric) {
+  const int64_t outputs = weight.size(0), dim = x.size(1);
+  if (as_triangle(weight, symmetric)) {
+    const Tensor dweight = allocate_like(weight);
+    triangle_weight_gradient(target, dweight, grad, x);
+    return dweight;
+  }
+  const Tensor full = allocate(weight, {outputs, dim, dim}, weight.scalar_type());
+  bilinear_weight_gradient(target, full, grad, x, x);
+  return symmetric ? full.view({outputs, dim * dim}).index_select(1, triangle_places(weight, dim)) : full;
+}
+
 Gradients backward(const Tensor& grad, const Tensor& input, const Tensor& weight, bool symmetric, std::array<bool, 3> mask) {
-  auto outputs = allocate_backward(grad, input, weight, symmetric, {mask[0], mask[1], false});
+  // The weight gradient, mostly the largest, is allocated when the workspace of the input gradient is free again.
+  auto outputs = allocate_backward(grad, input, weight, symmetric, {mask[0], false, false});
   auto& [dx, dweight, dbias] = outputs;
   if (mask[2]) dbias = flat(grad).sum(0);
   if (empty(input, weight)) {
+    if (mask[1]) dweight = allocate_like(weight);
     dx.zero_();
     dweight.zero_();
     return outputs;
   }
   const auto target = registry::target(kOp, input);
   const Tensor g = as_matrix(grad), x = as_matrix(input);
-  if (mask[0]) input_gradient(target, as_matrix(dx), g, x, weight.contiguous(), symmetric);
-  if (mask[1]) symmetric ? triangle_weight_gradient(target, dweight, g, x) : bilinear_weight_gradient(target, dweight, g, x, x);
+  if (mask[0]) input_gradient(target, as_matrix(dx), g, x, weight, symmetric);
+  if (mask[1]) dweight = weight_gradient(target, g, x, weight, symmetric);
   return outputs;
 }
 

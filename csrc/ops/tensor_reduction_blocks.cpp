@@ -31,7 +31,7 @@ struct Triangle {
 Blocks cut(const Target& target, const Tensor& x, const Tensor& packed) {
   const bool threads = kernels::tensor_reduction_outer.shared_by_threads(target) &&
                        kernels::tensor_reduction_contract.shared_by_threads(target);
-  return {x, threads, x.size(0), std::max(x.size(1), packed.size(0)), packed.numel()};
+  return {x, threads, x.size(0), std::max(x.size(1), packed.size(0)), packed.numel(), packed.size(0)};
 }
 
 Tensor block_of(const Tensor& buffer, int64_t rows, int64_t columns) { return columns_of(rows_of(buffer, {0, rows}), {0, columns}); }

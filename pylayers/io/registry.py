@@ -88,12 +88,15 @@ def _load_own() -> None:
         return
     import pylayers
 
+    from ..modules.gated_mlp import LazyOutput
+
     for cls, config in classes.classes():
         _add(cls, f"torch.nn.{cls.__name__}", config)
     for name in pylayers.__all__:
         value = vars(pylayers).get(name)
         if isinstance(value, type) and issubclass(value, nn.Module):
             _add(value, f"pylayers.{name}", classes.OWN.get(name))
+    _add(LazyOutput, "pylayers.LazyOutput")  # within LazyGatedMLP
     _built_in.update(one for one in _names if isinstance(one, type))
     for name, function in classes.functions():
         _add(function, name)

@@ -29,6 +29,14 @@ class Initialised:
 
     initialisers: dict[str, Initialiser]
 
+    @property
+    def weight_init(self) -> Initialiser | None:
+        return self.initialisers.get("weight")
+
+    @property
+    def bias_init(self) -> Initialiser | None:
+        return self.initialisers.get("bias")
+
     def initialise(self, **chosen: Initialiser | None) -> None:
         """Keeps what was chosen for each parameter, None for the default, and calls reset_parameters."""
         self.initialisers = {name: one for name, one in chosen.items() if one is not None}

@@ -328,7 +328,7 @@ __global__ void __launch_bounds__(kThreads) center_subtract(const Center<scalar_
   constexpr int vectors = by_row ? vectors_at_once<scalar_t, width> : 1;
   const int64_t count = args.dim / width, group = blockIdx.x / tiles / shares;
   const int64_t index = int64_t(blockIdx.x % tiles) * vectors * blockDim.x + threadIdx.x;
-  const Share own = share_of(args.count, shares, blockIdx.x / tiles % shares);
+  const Share own = by_row ? Share{0, 1} : share_of(args.count, shares, blockIdx.x / tiles % shares);
 #pragma unroll
   for (int v = 0; v < vectors; ++v) {
     const int64_t at = index + v * blockDim.x, all_features = args.features / width, feature = by_row ? at : at % all_features;

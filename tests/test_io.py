@@ -156,6 +156,8 @@ def test_save_model_keeps_mode_gradients_and_strides(path):
     net = NETS["conv"]().to(memory_format=torch.channels_last)
     net[0].weight.requires_grad_(False)
     net[1].eval()
+    tower = Tower(2, 3).to(torch.bfloat16).requires_grad_(False)
+    assert is_same_net(there_and_back(tower, path), tower)
     assert net[2].weight.stride() != torch.empty(net[2].weight.shape).stride()
     assert is_same_net(there_and_back(net, path), net)
 
@@ -195,6 +197,9 @@ def test_save_model_after_surgery(path):
     net.extra = nn.Linear(1, 1)
     net.register_buffer("mean", torch.ones(2))
     net.blocks[0].weight.data *= 2
+    blocks, bias = net.blocks, net.extra.weight
+    del net.blocks, net.extra.weight
+    net.blocks, net.extra.weight = blocks, bias  # behind the others now, also in parameters()
     assert is_same_net(there_and_back(net, path), net)
 
 
@@ -208,6 +213,26 @@ def test_save_model_continues_training(path):
         one(x).square().sum().backward()
         optimizer.step()
     assert torch.equal(net(x), again(x))
+
+
+class Cached(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.arange(3), persistent=False)
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = torch.arange(3)
+
+
+@pytest.mark.parametrize("cls", [Cached, Plain])
+def test_load_model_of_ours_with_a_table(cls, path, monkeypatch):
+    """What is not in the file is made by the constructor also in classes that are built on meta."""
+    io.register(cls)
+    monkeypatch.setattr(io.registry, "_built_in", {*io.registry._built_in, cls})
+    assert there_and_back(nn.Sequential(cls()), path)[0].table.tolist() == [0, 1, 2]
 
 
 def test_load_model_lazy_then_data(path):

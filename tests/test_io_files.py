@@ -297,6 +297,17 @@ def test_untouched_and_sealed_again_loads(file, tmp_path):
     assert repr(io.load_model(path)) == repr(example())
 
 
+def test_bool_that_is_neither(tmp_path):
+    path = tmp_path / "bool.safetensors"
+    io.save(path, torch.tensor([True, False]))
+    whole = File(path)
+    path.write_bytes(whole.sealed(data=b"\2\0"))
+    with pytest.raises(io.DamagedFile, match="tensor 'tensor' has a bool that is neither"):
+        io.load(path)
+    path.write_bytes(whole.sealed(data=b"\0\1"))
+    assert io.load(path).tolist() == [False, True]
+
+
 def test_newer_format(file, tmp_path):
     path = tmp_path / "new.safetensors"
     path.write_bytes(file.sealed(structure={**file.structure, "version": 2}))

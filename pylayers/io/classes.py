@@ -28,7 +28,7 @@ _PLAIN = """
     Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout
     ReLU ReLU6 LeakyReLU PReLU RReLU ELU CELU SELU GELU GLU SiLU Mish Sigmoid LogSigmoid Hardsigmoid Hardswish Hardshrink
     Softshrink Tanh Tanhshrink Softplus Softsign Softmin Softmax Softmax2d LogSoftmax Threshold
-    CosineSimilarity PairwiseDistance RNNCell LSTMCell GRUCell
+    CosineSimilarity RNNCell LSTMCell GRUCell
 """.split()
 
 _RNN = ("input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional")
@@ -65,6 +65,7 @@ def _encoder_layer(module: nn.TransformerEncoderLayer) -> dict:
 _SPECIAL: dict[type, Callable[[Any], dict] | None] = {
     nn.Identity: lambda module: {},
     nn.Hardtanh: lambda module: {name: getattr(module, name) for name in ("min_val", "max_val", "inplace")},
+    nn.PairwiseDistance: lambda module: {"p": module.norm, "eps": module.eps, "keepdim": module.keepdim},
     nn.ParameterList: lambda module: {"values": list(module)},
     nn.ParameterDict: lambda module: {"parameters": dict(module.items())},
     nn.RNN: _rnn("nonlinearity"),

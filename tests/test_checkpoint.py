@@ -359,6 +359,16 @@ def test_damaged_newest_is_skipped(folder):
     assert checkpoint.steps() == [2] and checkpoint.resume() == 2 and checkpoint.values == {"value": 4}
 
 
+def test_damaged_do_not_count(folder):
+    checkpoint = io.Checkpoint(folder, keep=2)
+    checkpoint.save(1)
+    damage(checkpoint.save(2))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert checkpoint.resume() == 1
+    checkpoint.save(3)
+    assert checkpoint.steps() == [1, 3]
+
+
 def test_damaged_all(folder):
     damage(io.Checkpoint(folder).save(1))
     with pytest.warns(UserWarning), pytest.raises(io.DamagedFile, match="none of the 1 checkpoints in .* is whole"):

@@ -215,6 +215,16 @@ def test_save_model_continues_training(path):
     assert torch.equal(net(x), again(x))
 
 
+def test_load_model_recurrent_runs(path):
+    """torch's recurrent layers keep their parameters in a second list."""
+    net, x = nn.LSTM(3, 4, 2), normal(5, 2, 3)
+    again = there_and_back(net, path)
+    assert torch.equal(again(x)[0], net(x)[0])
+    with torch.no_grad():
+        again.weight_ih_l0.zero_()
+    assert not torch.equal(again(x)[0], net(x)[0])
+
+
 class Cached(nn.Module):
     def __init__(self):
         super().__init__()

@@ -34,6 +34,7 @@ def test_load_matching_renames():
         assert names(rename).taken == {"a": "model.enc.0.w"} and net.a == 1
     assert names({"model.enc": "a"}).unused == list(state)  # whole parts: never the encoder
     assert io.load_matching(net, {"x.a": torch.ones(1)}, {"x": ""}).taken == {"a": "x.a"}
+    assert io.load_matching(net, {"xa": torch.ones(1)}, {"x": ""}).unused == ["xa"]
     with pytest.raises(ValueError, match="'model.enc.0.w' and 'model.encoder' are both renamed to 'a'"):
         names(lambda name: "a")
 

@@ -125,8 +125,8 @@ class Checkpoint:
     def resume(self, *, random_states: bool = True, **objects: Any) -> int:
         """Puts the newest whole state back into the objects, under the names that they were saved by.
 
-        A damaged file is skipped with a warning that says so. The model's state comes first, then the others in their order, and
-        the random generators last.
+        A damaged file is skipped with a warning that says so. The random generators come last, so that what the objects draw
+        while they load is forgotten.
 
         Args:
             random_states: whether the random generators are set as they were.
@@ -189,7 +189,7 @@ class Checkpoint:
                     raise ValueError(f"{name} is a Module, but was none when it was saved")
                 for difference in _differences(value.state_dict(), states[name]):
                     raise ValueError(f"{name} is not the one that was saved: {difference}")
-        for name, value in sorted(objects.items(), key=lambda item: not isinstance(item[1], nn.Module)):
+        for name, value in objects.items():
             with taking(f"{name} does not take the state in the file"):
                 _load(value, states[name])
 

@@ -121,8 +121,6 @@ class _Filler:
             for name, number in record["buffers"].items():
                 self._place(module, module._buffers, name, number, module.register_buffer)
             module.training = record["training"]
-            if isinstance(module, nn.RNNBase):
-                module._init_flat_weights()  # it keeps its parameters in a second list
         decoder = Decoder(self.builder.objects)
         for index, module in self.builder.made.items():
             if "extra" in self.builder.records[index]:

@@ -8,7 +8,7 @@ import pylayers
 from pylayers import functional, reference
 
 from .harness import Benchmark, ModuleBenchmark, random
-from .traffic import Traffic
+from .traffic import Traffic, ceil_div
 
 
 def inputs(rows: int, dim: int, **kind):
@@ -33,7 +33,9 @@ def backward_traffic(backend: str, rows: int, dim: int, size: int) -> Traffic:
     """The half spectrum from the gradient; the transforms are the library's."""
     number = max(size, 4)  # 16-bit data is transformed in float32
     given, held = (dim + 1) // 2, dim // 2 + 1
-    return Traffic(load=2 * rows * given * number, store=2 * rows * held * number)
+    # Three rows of four do not start at a sector, so each store of a warp shares one with the next.
+    shared = (rows - ceil_div(rows, 4)) * ceil_div(held, 32) * 32
+    return Traffic(load=2 * rows * given * number, store=2 * rows * held * number, halves=shared)
 
 
 BENCHMARKS = (

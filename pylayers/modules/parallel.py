@@ -8,12 +8,6 @@ from .. import functional
 from .linear import Linear
 
 
-def _is_plain(branch: nn.Module) -> bool:
-    """Whether the branch is our Linear and nobody watches its call."""
-    watched = branch._forward_hooks or branch._forward_pre_hooks or branch._backward_hooks or branch._backward_pre_hooks
-    return type(branch) is Linear and not watched and "weight" in branch._parameters and "bias" in branch._parameters
-
-
 class Parallel(nn.ModuleList):
     r"""Runs its branches on one input and joins their results.
 
@@ -60,17 +54,28 @@ class Parallel(nn.ModuleList):
             if hasattr(branch, "reset_parameters"):
                 branch.reset_parameters()
 
-    def _runs_as_one(self, input: Tensor) -> bool:
-        branches = self._modules.values()
-        if len(branches) < 2 or not all(map(_is_plain, branches)) or torch_module._has_any_global_hook():
-            return False
-        return len({branch.activation for branch in branches}) == 1 and self.dim in (-1, input.dim() - 1)
+    def _linears(self) -> tuple[list[Tensor], list[Tensor | None], str | None] | None:
+        """Weights, biases and the activation of branches that are all our Linear and that nobody watches; else None."""
+        weights, biases, activations = [], [], set()
+        for branch in self._modules.values():
+            if type(branch) is not Linear or branch._forward_hooks or branch._forward_pre_hooks:
+                return None
+            held = branch._parameters
+            if branch._backward_hooks or branch._backward_pre_hooks or len(held) != 2:
+                return None
+            weights.append(held["weight"])
+            biases.append(held["bias"])
+            activations.add(branch.activation)
+        if len(weights) < 2 or len(activations) > 1 or torch_module._has_any_global_hook():
+            return None
+        return weights, biases, activations.pop()
 
     def forward(self, input: Tensor) -> Tensor:
-        if self._runs_as_one(input):
-            held = [branch._parameters for branch in self._modules.values()]
-            weights, biases = [one["weight"] for one in held], [one["bias"] for one in held]
-            return functional.parallel_linear(input, weights, biases, activation=self[0].activation)
+        if self.dim == -1 or self.dim == input.dim() - 1:
+            linears = self._linears()
+            if linears:
+                weights, biases, activation = linears
+                return functional.parallel_linear(input, weights, biases, activation=activation)
         outputs = [branch(input) for branch in self]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, self.dim)
 

@@ -379,8 +379,11 @@ def test_later_checkpoints_stay(folder):
     """A run that did not resume says so, and neither loses its own checkpoint nor the later ones."""
     io.Checkpoint(folder).save(100)
     with pytest.warns(UserWarning, match="has later checkpoints than step 1, which stay: step-000000000100"):
-        io.Checkpoint(folder, keep=1).save(1)
-    assert io.Checkpoint(folder).steps() == [1, 100]
+        (again := io.Checkpoint(folder, keep=1)).save(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again.save(2)  # it was said once
+    assert io.Checkpoint(folder).steps() == [2, 100]
 
 
 def test_renamed_file_is_told(folder):

@@ -64,6 +64,7 @@ class Checkpoint:
         self.values: dict[str, Any] = {}
         self.path: Path | None = None
         self._damaged: set[Path] = set()
+        self._warned = False
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True)
             sync_folder(str(self.folder.parent))
@@ -113,7 +114,8 @@ class Checkpoint:
     def _remove_old(self, step: int, path: Path) -> None:
         self._damaged.discard(path)
         later = [one for number, one in self._files() if number > step and one not in self._damaged]
-        if later:
+        if later and not self._warned:
+            self._warned = True
             warnings.warn(f"{self.folder} has later checkpoints than step {step}, which stay: {later[0].name}", stacklevel=3)
         kept = [one for number, one in self._files() if number <= step and one not in self._damaged][: self.keep]
         for _, one in self._files():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['backends', 'cpu_capability', 'emulate', 'kernels', 'linear', 'observe', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed']
+__all__: list[str] = ['backends', 'bilinear', 'cpu_capability', 'emulate', 'kernels', 'linear', 'observe', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed', 'tensor_reduction']
 def backends() -> dict:
     """
     name -> (device types it can serve, kernels it has)
     """
+def bilinear(input1: torch.Tensor, input2: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    ...
 def cpu_capability() -> str:
     """
     The instruction set in use: baseline, avx2 or avx512.
@@ -49,4 +51,6 @@ def serve(backend: str, device: str, on: bool) -> None:
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     ...
 def swiglu_packed(input: torch.Tensor) -> torch.Tensor:
+    ...
+def tensor_reduction(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, symmetric: bool) -> torch.Tensor:
     ...

@@ -61,3 +61,23 @@ def test_linear(draw, tensor):
     activation = draw(st.sampled_from([None, "relu", "gelu", "silu", "tanh"]))
     ours, exact = (lambda *three, call=call: call(*three, activation=activation) for call in (functional.linear, reference.linear))
     return ours, exact, (x, tensor((dim, x.shape[-1])), tensor((dim,)))
+
+
+@random_test
+def test_bilinear(draw, tensor):
+    leading = draw(st.lists(st.integers(1, 5), max_size=2).map(tuple))
+    in1, in2, out = (draw(st.integers(1, 40)) for _ in range(3))
+    inputs = (tensor((*leading, in1)), tensor((*leading, in2)), tensor((out, in1, in2)), tensor((out,)))
+    return functional.bilinear, reference.bilinear, inputs
+
+
+@random_test
+def test_tensor_reduction(draw, tensor):
+    leading, dim, out = draw(st.lists(st.integers(1, 5), max_size=2).map(tuple)), draw(st.integers(1, 30)), draw(st.integers(1, 40))
+    symmetric = draw(st.booleans())
+    weight = tensor((out, dim * (dim + 1) // 2) if symmetric else (out, dim, dim))
+    ours, exact = (
+        lambda *three, call=call: call(*three, symmetric=symmetric)
+        for call in (functional.tensor_reduction, reference.tensor_reduction)
+    )
+    return ours, exact, (tensor((*leading, dim)), weight, tensor((out,)))

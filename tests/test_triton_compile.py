@@ -46,6 +46,12 @@ def launch_all(dtype):
     kernels.linear_forward(weight, None, y.T, x.T, None, 0)
     kernels.linear_epilogue_forward(y, y, bias, gelu)
     kernels.linear_epilogue_backward(y, bias, matrix(parts, 1024, dtype=torch.float32), y, y, bias, gelu)
+    left, right, z = matrix(rows, 64), matrix(rows, 256), matrix(rows, 64 * 256)
+    sums, before = matrix(rows, 256, dtype=torch.float32), matrix(rows, 256, dtype=torch.float32)
+    kernels.bilinear_outer(z, left, right)
+    kernels.bilinear_contract(left, sums, before, z, left, right, matrix(64))
+    kernels.tensor_reduction_outer(z, right, 0, 64)
+    kernels.tensor_reduction_contract(sums, before, z, right, 0, 64)
 
 
 class Offline:

@@ -9,6 +9,7 @@ import pylayers
 from pylayers import functional, reference
 
 from .harness import Benchmark, ModuleBenchmark, random
+from .traffic import ACCUMULATOR, Traffic
 
 # (rows, features of both inputs, outputs). torch.nn.functional.bilinear takes seconds for forward + backward at the larger
 # ones, and minutes for 512 features with as many outputs.
@@ -40,7 +41,28 @@ def product_size(rows: int, inner: int, dim: int) -> tuple[int, int, int]:
     return rows, inner * inner, dim
 
 
-TRAFFIC = {}
+def outer_traffic(backend: str, rows: int, inner: int, dim: int, size: int) -> Traffic:
+    """Of x1 ⊗ x2, for the weight gradient; a GPU has it as one block at the sizes that are counted."""
+    pairs = rows * inner * inner * size
+    if backend == "triton":  # both factors of a tile of 4096, by each thread that needs them
+        return Traffic(load=3 * pairs // 8, store=pairs, at_most=True)
+    # A group of threads writes eight vectors of z with the piece of x2 that it holds.
+    return Traffic(load=pairs // 8 + rows * inner * size, store=pairs)
+
+
+def contract_traffic(backend: str, rows: int, inner: int, dim: int, size: int) -> Traffic:
+    """Sums over one factor of x2 · weightᵀ, and over both of grad · weight, which is read for each."""
+    forward, backward = rows * dim * inner * size, rows * inner * inner * size
+    sums, others = rows * (dim + inner) * size, rows * inner * ACCUMULATOR
+    if backend == "triton":  # a warp reads its piece of the factor for each tile
+        return Traffic(load=9 * (forward + backward) // 8 + 17 * backward // 16, store=sums + others)
+    # One factor is read for four vectors; the other once by a block. Four sums are stored at a time, and in 16-bit eight
+    # of the others in two halves.
+    factors = (forward + backward) // 4 + rows * inner * size
+    return Traffic(forward + 2 * backward + factors, sums + others, sums * (8 // size - 1) + others * (size == 2))
+
+
+TRAFFIC = {"bilinear_outer": outer_traffic, "bilinear_contract": contract_traffic}
 
 BENCHMARKS = (
     Benchmark(

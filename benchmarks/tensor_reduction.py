@@ -11,6 +11,9 @@ from pylayers.reference.tensor_reduction import unpacked
 
 from . import bilinear
 from .harness import Benchmark, Function, ModuleBenchmark, random
+from .traffic import ACCUMULATOR, Traffic
+
+SECTOR = 32
 
 
 def full(rows: int, inner: int, dim: int, **kind):
@@ -48,6 +51,37 @@ def flops_packed(rows: int, inner: int, dim: int) -> tuple[int, int]:
     return product, 2 * product
 
 
+def ragged(inner: int, size: int) -> int:
+    """Bytes of the sectors that are touched when each row of a triangle is written by warps, 32 columns each."""
+    starts = ((i, i * inner - i * (i - 1) // 2, first) for i in range(inner) for first in range(i // 32 * 32, inner, 32))
+    pieces = ((start + max(first, i) - i, start + min(first + 32, inner) - i) for i, start, first in starts)
+    return sum(SECTOR * ((end * size - 1) // SECTOR - begin * size // SECTOR + 1) for begin, end in pieces)
+
+
+def outer_traffic(backend: str, rows: int, inner: int, dim: int, size: int) -> Traffic:
+    """Twice, forward and backward. A row begins anywhere: a warp begins at a multiple of 32, of places with CUDA, of columns
+    with Triton."""
+    triangle = inner * (inner + 1) // 2 * size
+    touched = ragged(inner, size) if backend == "triton" else ragged_places(inner, size)
+    return Traffic(load=4 * rows * triangle, store=2 * rows * triangle, halves=2 * rows * (touched - triangle), at_most=True)
+
+
+def ragged_places(inner: int, size: int) -> int:
+    """As ragged, for pieces that end where a multiple of 32 places does: only the ends of rows are shared."""
+    starts = [i * inner - i * (i - 1) // 2 for i in range(inner + 1)]
+    lines = ((end * size - 1) // SECTOR - begin * size // SECTOR + 1 for begin, end in zip(starts, starts[1:]))
+    return SECTOR * sum(lines)
+
+
+def contract_traffic(backend: str, rows: int, inner: int, dim: int, size: int) -> Traffic:
+    """The triangle twice, with x as often, and sectors in vain; dx is written, then added to, by one lane of a warp with CUDA."""
+    triangle, dx = inner * (inner + 1) // 2 * size, rows * inner * ACCUMULATOR
+    alone = rows * inner * (SECTOR - ACCUMULATOR) if backend == "cuda" else 0
+    return Traffic(load=5 * rows * triangle, store=2 * dx, halves=alone, at_most=True)
+
+
+TRAFFIC = {"tensor_reduction_outer": outer_traffic, "tensor_reduction_contract": contract_traffic}
+
 SHARED = dict(
     op="tensor_reduction",
     counted_size=(64, 64, 128),
@@ -80,7 +114,7 @@ BENCHMARKS = (
         inputs=packed,
         elements=elements_packed,
         flops=flops_packed,
-        traffic={},
+        traffic=TRAFFIC,
         **SHARED,
     ),
 )

@@ -17,10 +17,14 @@ class Traffic:
 
     load: int
     store: int
-    halves: int = 0  # of store: sectors that two instructions write half of each, so that they count twice
+    halves: int = 0  # of store: sectors that several instructions write a part of each, as far as they count again
+    # load is a bound: mostly small operands, which lanes read as often as the compiler's layout has it, or in vain at the
+    # ends of rows that begin anywhere.
+    at_most: bool = False
 
     def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(*(a + b for a, b in zip(astuple(self), astuple(other))))
+        *sums, at_most = (a + b for a, b in zip(astuple(self), astuple(other)))
+        return Traffic(*sums, at_most > 0)
 
     @property
     def store_sectors(self) -> int:

@@ -6,6 +6,7 @@ import collections.abc
 import torch
 import typing
 __all__: list[str] = ['backends', 'center', 'centered_affine', 'cpu_capability', 'emulate', 'halve_until', 'kernels', 'linear', 'observe', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed']
+__all__: list[str] = ['backends', 'bilinear', 'cpu_capability', 'emulate', 'kernels', 'linear', 'observe', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed', 'tensor_reduction']
 def backends() -> dict:
     """
     name -> (device types it can serve, kernels it has)
@@ -13,6 +14,7 @@ def backends() -> dict:
 def center(input: torch.Tensor, dim: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> torch.Tensor:
     ...
 def centered_affine(input: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, dim: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
+def bilinear(input1: torch.Tensor, input2: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     ...
 def cpu_capability() -> str:
     """
@@ -55,4 +57,6 @@ def serve(backend: str, device: str, on: bool) -> None:
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     ...
 def swiglu_packed(input: torch.Tensor) -> torch.Tensor:
+    ...
+def tensor_reduction(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, symmetric: bool) -> torch.Tensor:
     ...

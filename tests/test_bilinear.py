@@ -6,8 +6,10 @@ from pylayers import functional, reference
 
 import pylayers
 
-# [rows, in1, in2, out]: the last ones have several blocks of rows and of the weight on a CPU, with few and with many outputs.
-SIZES = [(1, 1, 1, 1), (3, 7, 5, 2), (17, 9, 40, 33), (2, 64, 3, 50), (150, 33, 20, 40), (150, 70, 65, 3)]
+# [rows, in1, in2, out]. Of the larger ones two have several blocks of rows and of the weight on a CPU, by either way to cut it,
+# two on a GPU.
+SIZES = [(1, 1, 1, 1), (3, 7, 5, 2), (17, 9, 40, 33), (2, 64, 3, 50)]
+LARGE = [(150, 33, 20, 40), (150, 70, 65, 3), (150, 96, 80, 90), (150, 400, 30, 20)]
 
 
 def tensors(rows, in1, in2, out, bias=True, **kind):
@@ -24,11 +26,9 @@ def test_bilinear(backend, device, dtype, size):
 
 
 @every_backend
-@pytest.mark.parametrize(
-    "dtype,size", [(torch.float32, (150, 96, 80, 90)), (torch.float32, (150, 400, 30, 20)), (torch.bfloat16, (150, 400, 30, 20))], ids=str
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", LARGE, ids=str)
 def test_bilinear_of_several_blocks(backend, device, dtype, size):
-    """Also on a GPU: of the weight, by both ways to cut it."""
     if backend == "reference" or pylayers.backends()[backend].note.startswith("interpreted"):
         pytest.skip("no blocks, or too many programs")
     harness.matches_float64(functional.bilinear, reference.bilinear, tensors(*size, dtype=dtype, device=device), backend)

@@ -15,6 +15,9 @@ KERNELS = {
     "swiglu_forward": "gate and up",
     "swiglu_backward": "grad, gate and up",
     "linear_epilogue": "product",
+    "bilinear_outer": "right",
+    "bilinear_left_sum": "block and right",
+    "bilinear_right_sum": "block and the sums before",
 }
 
 

@@ -80,3 +80,23 @@ def test_two_sided_uniform(backend, device, data):
     with pylayers.backend(backend):
         two_sided_uniform_(x, low, 11.0, generator=harness.seeded(seed=seed))
     assert torch.equal(x.cpu(), expected) and torch.equal(memory[~inside], before[~inside])
+
+
+@random_test
+def test_bilinear(draw, tensor):
+    leading = draw(st.lists(st.integers(1, 5), max_size=2).map(tuple))
+    in1, in2, out = (draw(st.integers(1, 40)) for _ in range(3))
+    inputs = (tensor((*leading, in1)), tensor((*leading, in2)), tensor((out, in1, in2)), tensor((out,)))
+    return functional.bilinear, reference.bilinear, inputs
+
+
+@random_test
+def test_tensor_reduction(draw, tensor):
+    leading, dim, out = draw(st.lists(st.integers(1, 5), max_size=2).map(tuple)), draw(st.integers(1, 30)), draw(st.integers(1, 40))
+    symmetric = draw(st.booleans())
+    weight = tensor((out, dim * (dim + 1) // 2) if symmetric else (out, dim, dim))
+    ours, exact = (
+        lambda *three, call=call: call(*three, symmetric=symmetric)
+        for call in (functional.tensor_reduction, reference.tensor_reduction)
+    )
+    return ours, exact, (tensor((*leading, dim)), weight, tensor((out,)))

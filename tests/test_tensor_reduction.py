@@ -7,9 +7,9 @@ from pylayers.reference.tensor_reduction import unpacked
 
 import pylayers
 
-# [rows, in, out]: the last ones have several blocks of rows and of the triangle on a CPU. A packed weight of fewer than 16 outputs is
-# treated as a full one.
-SIZES = [(1, 1, 1), (3, 7, 2), (17, 40, 33), (1, 1, 16), (2, 65, 16), (150, 60, 17)]
+# [rows, in, out]. A packed weight of fewer than 16 outputs is treated as a full one.
+SIZES = [(1, 1, 1), (3, 7, 2), (9, 40, 33), (1, 1, 16), (2, 65, 16)]
+LARGE = [(150, 60, 17), (150, 128, 20)]  # several blocks of rows and of the triangle on a CPU, and on a GPU
 both_forms = pytest.mark.parametrize("symmetric", [False, True], ids=["full", "symmetric"])
 
 
@@ -38,10 +38,11 @@ def test_tensor_reduction(backend, device, dtype, symmetric, size):
 @every_backend
 @both_forms
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_tensor_reduction_of_several_blocks(backend, device, dtype, symmetric):
+@pytest.mark.parametrize("size", LARGE, ids=str)
+def test_tensor_reduction_of_several_blocks(backend, device, dtype, symmetric, size):
     if backend == "reference" or pylayers.backends()[backend].note.startswith("interpreted"):
         pytest.skip("no blocks, or too many programs")
-    harness.matches_float64(*calls(symmetric), tensors(150, 128, 40 - 20 * symmetric, symmetric, dtype=dtype, device=device), backend)
+    harness.matches_float64(*calls(symmetric), tensors(*size, symmetric, dtype=dtype, device=device), backend)
 
 
 @every_backend

@@ -49,6 +49,10 @@ def launch_all(dtype):
     spectrum = matrix(rows, 8192, dtype=torch.float32)  # of pairs, in either dtype
     kernels.leading_fourier_backward(spectrum, spectrum[:, :4096], 1.0, 8190)
     kernels.two_sided_uniform(matrix(rows * 2048), 77, 5.0, 10.0, 0.5)
+    left, right, z = matrix(rows, 64), matrix(rows, 256), matrix(rows, 64 * 256)
+    sums, before = matrix(rows, 256, dtype=torch.float32), matrix(rows, 256, dtype=torch.float32)
+    kernels.tensor_reduction_outer(z, right, 0, 64)
+    kernels.tensor_reduction_contract(sums, before, z, right, 0, 64)
 
 
 class Offline:

@@ -98,11 +98,15 @@ __global__ void __launch_bounds__(kThreads) bilinear_left_sum_kernel(const LeftS
       }
     }
 #pragma unroll
-    for (int k = 0; k < kAtOnce; ++k) {
+    for (int k = 0; k < kAtOnce; ++k)
       for (int offset = blockDim.x / 2; offset > 0; offset /= 2) sums[k] += __shfl_xor_sync(~0u, sums[k], offset);
-      if (threadIdx.x > 0 || first + k >= own.last) continue;
-      if (args.bias) sums[k] += value_at(args.bias + first + k);
-      store_one(args.sum + row * args.sum_stride, first + k, own.last, Values<acc_t, 1>{sums[k]});
+    // All lanes have all sums: each of the first stores one, or a few where there are fewer.
+    for (int k = threadIdx.x; k < kAtOnce && first + k < own.last; k += blockDim.x) {
+      acc_t sum = sums[0];
+#pragma unroll
+      for (int other = 1; other < kAtOnce; ++other) sum = k == other ? sums[other] : sum;
+      if (args.bias) sum += value_at(args.bias + first + k);
+      store_one(args.sum + row * args.sum_stride, first + k, own.last, Values<acc_t, 1>{sum});
     }
   }
 }
@@ -136,11 +140,16 @@ __global__ void __launch_bounds__(kThreads) bilinear_right_sum_kernel(const Righ
   add_groups(sums);
   if (threadIdx.y > 0 || index >= vectors) return;
   if (args.before) {
+    constexpr int step = width * sizeof(acc_t) >= 16 ? 16 / sizeof(acc_t) : 1;
+    const acc_t* const before = args.before + row * args.before_stride + index * width;
 #pragma unroll
-    for (int i = 0; i < width; ++i) sums[0][i] += args.before[row * args.before_stride + index * width + i];
+    for (int i = 0; i < width; i += step) {
+      const auto more = unpack(*reinterpret_cast<const Vector<acc_t, step>*>(before + i));
+#pragma unroll
+      for (int j = 0; j < step; ++j) sums[0][i + j] += more[j];
+    }
   }
-#pragma unroll
-  for (int i = 0; i < width; ++i) args.sum[row * args.sum_stride + index * width + i] = sums[0][i];
+  store_sums(args.sum + row * args.sum_stride + index * width, sums[0]);
 }
 
 int64_t shares_of(int64_t count, int64_t blocks) { return std::clamp<int64_t>(ceil_div(kBlocks, blocks), 1, count); }
@@ -167,7 +176,7 @@ void right_sum(Stream stream, const Output& sum, const Input& before, const Inpu
   const int64_t count = left.dim(), dim = sum.dim();
   Input vector = z;
   vector.size[1] = dim;
-  dispatch(z.dtype, access_bytes(vector), [&](auto access) {
+  dispatch(z.dtype, access_bytes(vector, sum, before), [&](auto access) {
     using scalar_t = typename decltype(access)::scalar_t;
     using acc_t = acc_of<scalar_t>;
     constexpr int width = decltype(access)::width;
@@ -189,7 +198,7 @@ void bilinear_outer(Stream stream, Output z, Input left, Input right) {
     using scalar_t = typename decltype(access)::scalar_t;
     constexpr int width = decltype(access)::width;
     const TilePlan plan = plan_tiles(right.dim() / width, 1, kColumnLanes);
-    const int64_t blocks = z.rows() * plan.tiles, shares = shares_of(ceil_div(left.dim(), plan.threads.y), blocks);
+    const int64_t blocks = z.rows() * plan.tiles, shares = shares_of(ceil_div(left.dim(), 8 * plan.threads.y), blocks);
     launch("bilinear_outer", bilinear_outer_kernel<scalar_t, width>, blocks * shares, plan.threads, 0, stream,
            Outer<scalar_t>{data<scalar_t>(z), data<const scalar_t>(left), data<const scalar_t>(right), left.dim(),
                            right.dim(), plan.tiles, shares, z.stride[0], left.stride[0], right.stride[0]});

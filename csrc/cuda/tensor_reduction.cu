@@ -39,8 +39,9 @@ __global__ void __launch_bounds__(kWarp * kWarps) tensor_reduction_outer_kernel(
   const int64_t start = args.start(i), end = start + args.dim - i;
   const auto factor = value_at(x + i);
 #pragma unroll 4
-  for (int64_t place = start / kWarp * kWarp + threadIdx.x; place < end; place += kWarp) {
-    if (place < start) continue;
+  for (int64_t base = start / kWarp * kWarp; base < end; base += kWarp) {  // as often for all lanes
+    const int64_t place = base + threadIdx.x;
+    if (place < start || place >= end) continue;
     store_one(args.z + row * args.z_stride, place, end,
               Values<acc_of<scalar_t>, 1>{factor * value_at(x + i + place - start)});
   }
@@ -52,10 +53,11 @@ __global__ void __launch_bounds__(kColumns) tensor_reduction_columns_kernel(cons
   const int64_t row = blockIdx.x / args.tiles, j = blockIdx.x % args.tiles * kColumns + threadIdx.x;
   if (j >= args.dim) return;
   const scalar_t *const x = args.x + row * args.x_stride, *const z = args.z + row * args.z_stride + j;
-  const int64_t last = min(args.last, j + 1);
+  const int64_t last = min(args.last, j - threadIdx.x % kWarp + kWarp);  // as often for all lanes
   acc_of<scalar_t> sum = 0;
 #pragma unroll 8
-  for (int64_t i = args.first; i < last; ++i) sum += value_at(z + args.start(i) - i) * value_at(x + i);
+  for (int64_t i = args.first; i < last; ++i)
+    if (i <= j) sum += value_at(z + args.start(i) - i) * value_at(x + i);
   if (args.before) sum += args.before[row * args.before_stride + j];
   args.dx[row * args.dx_stride + j] = sum;
 }
@@ -69,8 +71,10 @@ __global__ void __launch_bounds__(kWarp * kWarps) tensor_reduction_rows_kernel(c
   const int64_t start = args.start(i), end = start + args.dim - i;
   acc_of<scalar_t> sum = 0;
 #pragma unroll 4
-  for (int64_t place = start / kWarp * kWarp + threadIdx.x; place < end; place += kWarp)
-    if (place >= start) sum += value_at(z + place) * value_at(x + place - start);
+  for (int64_t base = start / kWarp * kWarp; base < end; base += kWarp) {
+    const int64_t place = base + threadIdx.x;
+    if (place >= start && place < end) sum += value_at(z + place) * value_at(x + place - start);
+  }
   for (int offset = kWarp / 2; offset > 0; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
   if (threadIdx.x == 0) args.dx[row * args.dx_stride + i] += sum;
 }

@@ -175,8 +175,8 @@ def _attribute(module: nn.Module, argument: inspect.Parameter) -> Any:
     for place in (vars(module), module._parameters, module._buffers, module._modules):
         if name in place:
             return place[name]
-    value = getattr(module, name, None)  # a property, or an attribute of the class
-    return _missing(module, argument) if value is None or isinstance(value, types.MethodType) else value
+    value = getattr(module, name, _missing)  # a property, or an attribute of the class
+    return _missing(module, argument) if value is _missing or isinstance(value, types.MethodType) else value
 
 
 def _missing(module: nn.Module, argument: inspect.Parameter) -> Any:

@@ -8,6 +8,8 @@ _norm = partial(Fault, "rms_norm", "csrc/cpu/rms_norm.cpp")
 _swiglu = partial(Fault, "swiglu", "csrc/cpu/swiglu.cpp")
 _linear = partial(Fault, "linear", "csrc/cpu/linear.cpp")
 _fourier = partial(Fault, "leading_fourier", "csrc/cpu/leading_fourier.cpp")
+_bilinear = partial(Fault, "bilinear", "csrc/cpu/bilinear.cpp")
+_reduction = partial(Fault, "tensor_reduction", "csrc/cpu/tensor_reduction.cpp")
 _rows = partial(Fault, "rms_norm", "csrc/cpu/rows.h")
 _vector = partial(Fault, "swiglu", "csrc/cpu/vector.h")
 _math = partial(Fault, "linear", "csrc/cpu/math.h")
@@ -141,4 +143,17 @@ FAULTS = (
     _philox("(p >> 32) ^ d ^", "(p >> 32) ^", "a word is left out of the rounds"),
     _philox("    other_key += kPhiloxStep1;\n", "", "half of the key is the same in every round"),
     _philox("static_cast<uint32_t>(seed >> 32)", "0u", "half of the seed does not count"),
+    # Bilinear
+    _bilinear("factor * load(r + col, n), n); });", "factor + load(r + col, n), n); });", "a sum for a product"),
+    _bilinear("for (; a < count; ++a) some<1", "for (; a + 1 < count; ++a) some<1", "the last vectors are left out"),
+    _bilinear("values[i] * factors[i]", "values[i] * factors[0]", "one factor for four vectors"),
+    _bilinear("if (total && !before) std::fill(total, total + dim, acc_t(0));", "", "sums do not start at 0"),
+    _bilinear("if (total && !before) std::fill", "if (total) std::fill", "the blocks before are forgotten"),
+    _bilinear("sum<acc_t>(dots[i]) + own", "sum<acc_t>(dots[i])", "bias forgotten"),
+    # TensorReduction
+    _reduction("factor * load(from + i + col, n), n); });", "factor * load(from + col, n), n); });", "the row begins at x_0"),
+    _reduction("total[i] += sum<acc_t>(dot);", "", "the second place is left out"),
+    _reduction("if (!before) std::fill(total, total + dim, acc_t(0));", "", "dx does not start at 0"),
+    _reduction("if (!before) std::fill", "std::fill", "the blocks before are forgotten"),
+    _reduction("load(total + i + col, n) + value", "load(total + i, n) + value", "the first sums are added to the others"),
 )

@@ -13,6 +13,8 @@ _vector = partial(Fault, "swiglu", "csrc/cuda/device/vector.cuh")
 _swiglu = partial(Fault, "swiglu", "csrc/cuda/swiglu.cu")
 _fourier = partial(Fault, "leading_fourier", "csrc/cuda/leading_fourier.cu")
 _linear = partial(Fault, "linear", "csrc/cuda/linear.cu")
+_bilinear = partial(Fault, "bilinear", "csrc/cuda/bilinear.cu")
+_reduction = partial(Fault, "tensor_reduction", "csrc/cuda/tensor_reduction.cu")
 _activation = partial(Fault, "linear", "csrc/cuda/device/activation.cuh")
 _draw = partial(Fault, "two_sided_uniform", "csrc/cuda/two_sided_uniform.cu")
 _philox = partial(Fault, "two_sided_uniform", "csrc/cuda/device/philox.cuh")
@@ -243,4 +245,21 @@ FAULTS = (
     _philox("uint32_t(p >> 32) ^ words.w ^", "uint32_t(p >> 32) ^", "a word is left out of the rounds"),
     _philox("    other_key += kPhiloxStep1;\n", "", "half of the key is the same in every round"),
     _philox("uint32_t(seed >> 32)", "0", "half of the seed does not count"),
+    # Bilinear
+    _bilinear("__syncthreads();  // those before are read", "", "factors are written while they are still read"),
+    _bilinear("factors[i] = value_at(from + i);\n  __syncthreads();", "factors[i] = value_at(from + i);", "factors are read before they are there"),
+    _bilinear("z[i] *= factors[a];", "z[i] *= factors[threadIdx.y];", "the first factors again and again"),
+    _bilinear("first + k < own.last ? vectors : 0);", "vectors);", "vectors of z behind the last"),
+    _bilinear("sum = k == other ? sums[other] : sum;", "sum = k >= other ? sums[1] : sum;", "the second of four sums for the third"),
+    _bilinear("if (args.bias) sum += value_at(args.bias + first + k);", "", "bias forgotten"),
+    _bilinear("offset = blockDim.x / 2; offset", "offset = blockDim.x / 4; offset", "half of the lanes are left out of a sum"),
+    _bilinear("a < count ? v[i] * factors[a] : acc_t(0);", "v[i] * factors[a];", "factors that were never loaded"),
+    _bilinear("if (args.before) {", "if (args.before && row > 0) {", "the blocks before are forgotten in the first row"),
+    _bilinear("if (threadIdx.y > 0 || index >= vectors) return;", "if (index >= vectors) return;", "every group stores its sums"),
+    # TensorReduction
+    _reduction("- (i * (i - 1) - first * (first - 1)) / 2;", "- (i * (i - 1)) / 2;", "blocks but the first lie elsewhere"),
+    _reduction("if (place < start || place >= end) continue;", "if (place >= end) continue;", "the end of the row before is written"),
+    _reduction("if (i <= j) sum +=", "sum +=", "places below the diagonal are read"),
+    _reduction("sum += args.before[", "sum = args.before[", "only the blocks before count"),
+    _reduction("args.dx[row * args.dx_stride + i] += sum;", "args.dx[row * args.dx_stride + i] = sum;", "the sum over the first place is lost"),
 )

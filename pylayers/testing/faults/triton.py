@@ -8,6 +8,8 @@ _norm = partial(Fault, "rms_norm", "triton_kernels/rms_norm.py")
 _swiglu = partial(Fault, "swiglu", "triton_kernels/swiglu.py")
 _fourier = partial(Fault, "leading_fourier", "triton_kernels/leading_fourier.py")
 _linear = partial(Fault, "linear", "triton_kernels/linear.py")
+_bilinear = partial(Fault, "bilinear", "triton_kernels/bilinear.py")
+_reduction = partial(Fault, "tensor_reduction", "triton_kernels/tensor_reduction.py")
 _parts = partial(Fault, "rms_norm", "triton_kernels/parts.py")
 _launch = partial(Fault, "swiglu", "triton_kernels/launch.py")
 _device = partial(Fault, "swiglu", "triton_kernels/device.py")
@@ -134,4 +136,17 @@ FAULTS = (
         'constexprs["enable_fp_fusion"] = True',
         "product and sum are fused into one rounding",
     ),
+    # Bilinear
+    _bilinear("tl.store(z + place, l[:, :, None] * r[:, None, :], mask=live)", "tl.store(z + place, l[:, :, None] * r[:, None, :])", "z is written behind its end"),
+    _bilinear("live, acc) * r[:, None, :]", "live, acc) + r[:, None, :]", "a sum for a product"),
+    _bilinear("result += load(bias, a, a < count, acc)[None, :]", "pass", "bias forgotten"),
+    _bilinear("live = wanted[:, None, :] & (a < count)[None, :, None]", "live = wanted[:, None, :] & (a >= 0)[None, :, None]", "vectors of z behind the last"),
+    _bilinear("result += load(before,", "result = load(before,", "only the blocks before count"),
+    _bilinear("for start in range(0, dim, BLOCK_DIM):", "for start in range(0, BLOCK_DIM, BLOCK_DIM):", "only the first piece of a vector counts"),
+    # TensorReduction
+    _reduction("- (i * (i - 1) - first * (first - 1)) // 2 - i)", "- (i * (i - 1)) // 2 - i)", "blocks but the first lie elsewhere"),
+    _reduction("(j[None, :] >= i[:, None])", "(j[None, :] > i[:, None])", "the diagonal is left out"),
+    _reduction("load(dx, place, live, acc) + tl.sum(sums, 2)", "tl.sum(sums, 2)", "the sum over the first place is lost"),
+    _reduction("result += load(before,", "result = load(before,", "only the blocks before count"),
+    _reduction("for start in range(first, last, BLOCK_COUNT):", "for start in range(first, first + 1, BLOCK_COUNT):", "only the first rows of a block count"),
 )

@@ -61,3 +61,12 @@ def test_linear(draw, tensor):
     activation = draw(st.sampled_from([None, "relu", "gelu", "silu", "tanh"]))
     ours, exact = (lambda *three, call=call: call(*three, activation=activation) for call in (functional.linear, reference.linear))
     return ours, exact, (x, tensor((dim, x.shape[-1])), tensor((dim,)))
+
+
+@random_test
+def test_leading_fourier(draw, tensor):
+    x = tensor()
+    dim, norm = draw(st.integers(-x.dim(), x.dim() - 1)), draw(st.sampled_from(["backward", "ortho", "forward"]))
+    n_coeff = draw(st.sampled_from([None, 1, x.shape[dim] // 2 + 1]))
+    ours, exact = (lambda a, call=call: call(a, n_coeff, dim, norm) for call in (functional.leading_fourier, reference.leading_fourier))
+    return ours, exact, (x,)

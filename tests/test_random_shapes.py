@@ -100,3 +100,12 @@ def test_tensor_reduction(draw, tensor):
         for call in (functional.tensor_reduction, reference.tensor_reduction)
     )
     return ours, exact, (tensor((*leading, dim)), weight, tensor((out,)))
+
+
+@random_test
+def test_leading_fourier(draw, tensor):
+    x = tensor()
+    dim, norm = draw(st.integers(-x.dim(), x.dim() - 1)), draw(st.sampled_from(["backward", "ortho", "forward"]))
+    n_coeff = draw(st.sampled_from([None, 1, x.shape[dim] // 2 + 1]))
+    ours, exact = (lambda a, call=call: call(a, n_coeff, dim, norm) for call in (functional.leading_fourier, reference.leading_fourier))
+    return ours, exact, (x,)

@@ -86,7 +86,7 @@ class Lazy(LazyModuleMixin):
         for name, one in self._parameters.items():
             if one is not None:
                 self._parameters[name] = LazyParameter(one.requires_grad, one.device, one.dtype)
-        self._name_parameters()
+        self.name_parameters()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every parameter that there may be, from the layer's attributes."""
@@ -165,7 +165,7 @@ class Lazy(LazyModuleMixin):
             moved = self._parameters[name]
             if not is_lazy(moved):  # made anew, as between the meta device and others
                 self._parameters[name] = LazyParameter(moved.requires_grad, moved.device, moved.dtype)
-        self._name_parameters()
+        self.name_parameters()
         return self
 
     def _become(self) -> None:
@@ -174,7 +174,8 @@ class Lazy(LazyModuleMixin):
         del self._initialize_hook, self._load_hook
         self.__class__ = self.cls_to_become
 
-    def _name_parameters(self) -> None:
+    def name_parameters(self) -> None:
+        """Lets parameters without a shape, which may come from a file, say whose they are."""
         for name, one in self._parameters.items():
             if is_lazy(one):
                 one.__class__ = LazyParameter  # torch's own after unpickling
@@ -182,4 +183,4 @@ class Lazy(LazyModuleMixin):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._name_parameters()
+        self.name_parameters()

@@ -43,9 +43,13 @@ class Parallel(nn.ModuleList):
         super().__init__(branches)
         self.dim = dim
 
+    @property
+    def branches(self) -> list[nn.Module]:
+        return list(self._modules.values())
+
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return type(self)(*list(self._modules.values())[index], dim=self.dim)
+            return type(self)(*self.branches[index], dim=self.dim)
         return super().__getitem__(index)
 
     def reset_parameters(self) -> None:

@@ -27,17 +27,18 @@ def digits():
 
 
 class EdgeFilters(nn.Module):
-    """Mean absolute response of each filter in each quarter of the image. The filters are constants: saved, never trained."""
+    """Mean response of each edge, rising and falling, in each of 3×3 parts of the image. The filters are constants: saved, never
+    trained."""
 
     def __init__(self):
         super().__init__()
-        kernels = torch.tensor(EDGES, dtype=torch.float32)
-        self.filters = pylayers.FixedLinear.from_weights(kernels.flatten(1))
+        edges = torch.tensor(EDGES, dtype=torch.float32)
+        self.filters = pylayers.FixedLinear.from_weights(torch.cat([edges, -edges]).flatten(1), activation="relu")
 
     def forward(self, images):
         patches = images.unfold(1, 3, 1).unfold(2, 3, 1).flatten(3)
-        responses = self.filters(patches).abs()
-        return responses.unflatten(1, (2, -1)).unflatten(3, (2, -1)).mean((2, 4)).flatten(1)
+        responses = self.filters(patches)
+        return responses.unflatten(1, (3, -1)).unflatten(3, (3, -1)).mean((2, 4)).flatten(1)
 
 
 def train(net, images, labels, steps=300):

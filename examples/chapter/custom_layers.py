@@ -24,6 +24,9 @@ class MyLinear(nn.Module):
     def forward(self, x):
         return F.linear(x, self.weight.t(), self.bias, activation="relu")
 
+    def extra_repr(self):
+        return "in_units={}, units={}".format(*self.weight.shape)
+
 
 class Untrainable(MyLinear):
     """What a well-known listing does."""
@@ -48,7 +51,7 @@ def main():
     report = check_layer(Untrainable(5, 3), torch.rand(4, 5))
     print("contract of the listing:", "passed" if report.passed else "failed")
     for finding in report.failed:
-        print("  ", str(finding)[:150])
+        print("  ", " ".join(str(finding).split())[:100])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main():
     print("saved from a list:", len(Hidden().state_dict()), "tensors")
     report = check_layer(Hidden(), torch.rand(3, 4))
     told = next(str(one) for one in report.failed if "layers" in str(one))
-    print("the contract checker says:", told[:160])
+    print("the contract checker says:", " ".join(told.split())[:120])
     print("Answer: a list hides modules from parameters(), state_dict(), .to() and train(); ModuleList does not.")
 
 

@@ -64,7 +64,7 @@ setup(
     install_requires=[extensions.torch_requirement()],
     extras_require={
         "bench": ["plotly", "rich"],
-        "test": ["pytest", "hypothesis", "numpy", "safetensors"],
+        "test": ["pytest", "hypothesis", "numpy", "safetensors", "scikit-learn", "nbclient", "nbformat", "ipykernel"],
         "emulator": ["numpy", *(f"nvidia-{name}==13.0.*" for name in NVCC)],
     },
     zip_safe=False,

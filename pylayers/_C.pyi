@@ -5,16 +5,16 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['backends', 'center', 'centered_affine', 'cpu_capability', 'emulate', 'halve_until', 'kernels', 'linear', 'observe', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed']
-__all__: list[str] = ['backends', 'bilinear', 'cpu_capability', 'emulate', 'kernels', 'linear', 'observe', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed', 'tensor_reduction']
+__all__: list[str] = ['backends', 'bilinear', 'center', 'centered_affine', 'cpu_capability', 'emulate', 'halve_until', 'kernels', 'leading_fourier', 'linear', 'observe', 'parallel_linear', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed', 'tensor_reduction']
 def backends() -> dict:
     """
     name -> (device types it can serve, kernels it has)
     """
+def bilinear(input1: torch.Tensor, input2: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    ...
 def center(input: torch.Tensor, dim: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> torch.Tensor:
     ...
 def centered_affine(input: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, dim: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
-def bilinear(input1: torch.Tensor, input2: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     ...
 def cpu_capability() -> str:
     """
@@ -30,12 +30,16 @@ def kernels() -> list[str]:
     """
     The names of all kernels.
     """
-def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str | None) -> torch.Tensor:
+def leading_fourier(input: torch.Tensor, n_coeff: typing.SupportsInt | typing.SupportsIndex | None, dim: typing.SupportsInt | typing.SupportsIndex, norm: str, onesided: bool) -> torch.Tensor:
+    ...
+def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str | None, scale: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
     ...
 def observe(backends: collections.abc.Sequence[str], before: typing.Any, after: typing.Any) -> None:
     """
     Call before(kernel, arguments) and after(kernel, failed) around kernels that these backends run for CPU tensors.
     """
+def parallel_linear(input: torch.Tensor, weights: collections.abc.Sequence[torch.Tensor], biases: collections.abc.Sequence[torch.Tensor | None], activation: str | None) -> torch.Tensor:
+    ...
 def poison_outputs(on: bool) -> None:
     """
     Fill outputs with NaN before every kernel runs.

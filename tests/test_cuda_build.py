@@ -15,6 +15,10 @@ KERNELS = {
     "swiglu_forward": "gate and up",
     "swiglu_backward": "grad, gate and up",
     "linear_epilogue": "product",
+    "center_rows": "rows that fit registers",
+    "center_columns": "columns that fit registers",
+    "center_subtract": "x of which the means are known",
+    "halve_until_scale": "x",
 }
 
 

@@ -147,23 +147,23 @@ __global__ void __launch_bounds__(kHeldThreads) center_rows(const Center<scalar_
   }
 }
 
-// For narrow accesses, of which registers hold less: a block reads the row again, from the end.
+// For narrow accesses, of which registers hold less: a block reads the row again.
 template <class scalar_t, int width, bool weight_first>
 __global__ void __launch_bounds__(kHeldThreads) center_rows_twice(const Center<scalar_t> args) {
   using acc_t = acc_of<scalar_t>;
-  const int64_t count = args.dim / width, last = (count - 1) / kHeldThreads * kHeldThreads + threadIdx.x;
+  const int count = int(args.dim / width);
   int turn = 0;
   for (int64_t row = blockIdx.x; row < args.rows; row += gridDim.x) {
     const scalar_t* const from = args.x + row * args.x_stride;
     acc_t sum = 0;
-    for (int64_t index = threadIdx.x; index <= last; index += kHeldThreads) {
+    for (int index = threadIdx.x; index < count; index += kHeldThreads) {
       const auto x = load_one<width>(from, index, count);
       if constexpr (weight_first) add_product(sum, x, load_one<width>(args.weight, index, count));
       else add(sum, x);
     }
     const acc_t mean = row_sum(sum, turn ^= 1) * args.inverse;
     if (args.mean && threadIdx.x == 0) args.mean[row] = mean;
-    for (int64_t index = last; index >= 0; index -= kHeldThreads) {
+    for (int index = threadIdx.x; index < count; index += kHeldThreads) {
       const auto x = load_one<width>(from, index, count);
       const auto weight = load_one<width>(args.weight, index, args.weight ? count : 0);
       const auto bias = load_one<width>(args.bias, index, args.bias ? count : 0);

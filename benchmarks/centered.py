@@ -8,7 +8,7 @@ import pylayers
 from pylayers import functional, reference
 
 from .harness import Benchmark, Function, ModuleBenchmark, random
-from .traffic import ACCUMULATOR, Traffic, ceil_div
+from .traffic import ACCUMULATOR, Traffic, one_number
 
 LEAST_SHARE, MOST_SHARES = 8192, 8 * 132  # of the sum over a whole tensor: csrc/cuda/parts.h
 
@@ -30,10 +30,12 @@ def along_rows(center: Function) -> Function:
 
 
 def whole_traffic(backend: str, rows: int, dim: int, size: int) -> Traffic:
-    # In forward and in backward: shares of the sum, one block that adds them, and a pass in which each thread reads the mean.
+    # Forward and backward: shares of the sum, a block that adds them, a pass in which each thread reads the mean, with CUDA
+    # for 32 bytes of x and with Triton for 16 numbers.
     numbers = rows * dim
     shares = max(1, min(numbers // LEAST_SHARE, MOST_SHARES))
-    return twice(Traffic(load=2 * numbers * size + shares * ACCUMULATOR, store=numbers * size + shares * ACCUMULATOR))
+    matrices = Traffic(load=2 * numbers * size + shares * ACCUMULATOR, store=numbers * size + shares * ACCUMULATOR)
+    return twice(matrices + one_number(numbers * size // 32 // 32 if backend == "cuda" else numbers // 16 // 32))
 
 
 def rows_traffic(backend: str, rows: int, dim: int, size: int) -> Traffic:
@@ -41,11 +43,19 @@ def rows_traffic(backend: str, rows: int, dim: int, size: int) -> Traffic:
 
 
 def columns_forward(backend: str, rows: int, dim: int, size: int) -> Traffic:
-    return Traffic(load=rows * dim * size, store=rows * dim * size)
+    # Weight and bias are read once for the rows that a block holds; the mean is saved, by CUDA threads of eight columns in two
+    # halves.
+    mean = dim * ACCUMULATOR
+    halves = mean if backend == "cuda" and size == 2 else 0
+    return Traffic(load=(rows + 2) * dim * size, store=rows * dim * size + mean, halves=halves)
 
 
 def columns_backward(backend: str, rows: int, dim: int, size: int) -> Traffic:
-    return Traffic(load=2 * rows * dim * size, store=rows * dim * size)
+    # Grad, x, weight and mean are read and dx is written; the sums of both parameters go through partial.
+    partial = 2 * dim * ACCUMULATOR
+    halves = partial if backend == "cuda" and size == 2 else 0
+    load = (2 * rows + 1) * dim * size + dim * ACCUMULATOR + partial
+    return Traffic(load=load, store=(rows + 2) * dim * size + partial, halves=halves)
 
 
 def twice(traffic: Traffic) -> Traffic:
@@ -60,11 +70,12 @@ BENCHMARKS = (
         reference=reference.center,
         eager=lambda x: x - x.mean(),
         inputs=one,
-        # Forward reads x and writes y; backward does the same with the gradient.
-        elements=lambda rows, dim: (2 * rows * dim, 2 * rows * dim),
+        # The mean is known when all of x has been read: forward reads it twice and writes y. Backward: the same with the gradient.
+        elements=lambda rows, dim: (3 * rows * dim, 3 * rows * dim),
         flops=lambda rows, dim: (2 * rows * dim, 2 * rows * dim),
         traffic={"centered_forward": whole_traffic},
         model_size=lambda model, tokens: (tokens, model.dim),
+        quick=False,
     ),
     Benchmark(
         op="centered",

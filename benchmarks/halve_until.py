@@ -8,9 +8,7 @@ import pylayers
 from pylayers import functional, reference
 
 from .harness import Benchmark, ModuleBenchmark, random
-from .traffic import Traffic
-
-ELEMENTS = lambda rows, dim: (2 * rows * dim, 2 * rows * dim)
+from .traffic import Traffic, one_number
 
 
 def inputs(rows: int, dim: int, **kind):
@@ -25,11 +23,13 @@ def loop(x: torch.Tensor) -> torch.Tensor:
 
 
 def forward_traffic(backend: str, rows: int, dim: int, size: int) -> Traffic:
-    return Traffic(load=2 * rows * dim * size, store=rows * dim * size)
+    return Traffic(load=rows * dim * size, store=0) + backward_traffic(backend, rows, dim, size)
 
 
 def backward_traffic(backend: str, rows: int, dim: int, size: int) -> Traffic:
-    return Traffic(load=rows * dim * size, store=rows * dim * size)
+    # Each thread reads k, with CUDA for 32 bytes and with Triton for 32 numbers.
+    warps = rows * dim * (size if backend == "cuda" else 1) // 32 // 32
+    return Traffic(load=rows * dim * size, store=rows * dim * size) + one_number(warps)
 
 
 BENCHMARKS = (
@@ -40,8 +40,8 @@ BENCHMARKS = (
         reference=reference.halve_until,
         eager=loop,
         inputs=inputs,
-        # The least is to read x and write y; backward does the same with the gradient.
-        elements=ELEMENTS,
+        # k is known when all of x has been read: forward reads it twice and writes y. Backward reads grad and writes dx.
+        elements=lambda rows, dim: (3 * rows * dim, 2 * rows * dim),
         flops=lambda rows, dim: (3 * rows * dim, rows * dim),
         traffic={"halve_until_forward": forward_traffic, "halve_until_backward": backward_traffic},
         model_size=lambda model, tokens: (tokens, model.dim),

@@ -9,7 +9,10 @@ from .records import Case, Results
 
 # "Not slower" and "not more" allow this much noise; factors such as 3x are taken as they are.
 NOISE = 1.03
-SPEEDUP = {"rms_norm": 3.0, "swiglu": 1.5}
+SPEEDUP = {
+    **{"rms_norm": 3.0, "swiglu": 1.5},
+    **{"center": 1.5, "center dim=-1": 1.5, "centered_affine": 1.5, "halve_until": 1.5},
+}
 # Of forward + backward, at every size.
 STEP_SPEEDUP = {"bilinear": 3.0, "tensor_reduction": 3.0, "tensor_reduction symmetric": 3.0}
 COPY_SHARE = 0.9
@@ -18,6 +21,7 @@ CALL_EXTRA_SECONDS = 1e-6
 PRODUCTS = ("linear", "bilinear", "tensor_reduction")  # limited by arithmetic
 LARGE_BYTES = 64 << 20
 GPU_FORWARD_SHARE = 0.95
+GPU_FORWARD_SHARES = {"centered": 0.9, "halve_until": 0.9}  # of the ops that promise another one
 GPU_BACKWARD_SHARE = 0.8
 
 
@@ -92,7 +96,8 @@ def _gpu_shares(cases: list[Case]) -> Iterator[Target]:
         if case.op in PRODUCTS or case.bytes < LARGE_BYTES or not case.median(ours):
             continue
         if case.step == "forward":
-            share, least, what = case.of_roof(ours, "copy"), GPU_FORWARD_SHARE, "forward"
+            share, what = case.of_roof(ours, "copy"), "forward"
+            least = GPU_FORWARD_SHARES.get(case.op, GPU_FORWARD_SHARE)
         elif case.op == "rms_norm":
             forward = forwards[case.key[:3]]
             share = (case.median("copy") - forward.median("copy")) / (case.median(ours) - forward.median(ours))

@@ -41,6 +41,11 @@ def parts(rows: int, dim: int) -> int:
     return max(1, min(most, max(rows // 32, min(rows, 132))))
 
 
+def one_number(warps: int) -> Traffic:
+    """Read by every thread of so many warps: each asks for 128 bytes of a sector of 32, and half way between is stated."""
+    return Traffic(load=warps * (32 * ACCUMULATOR + 32) // 2, store=0)
+
+
 def row_sums(backend: str, rows: int, dim: int, size: int) -> Traffic:
     """Partial sums written, read again and added. A CUDA thread that holds eight columns stores them in two halves."""
     partial = parts(rows, dim) * dim * ACCUMULATOR

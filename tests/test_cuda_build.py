@@ -18,6 +18,10 @@ KERNELS = {
     "bilinear_outer": "right",
     "bilinear_left_sum": "block and right",
     "bilinear_right_sum": "block and the sums before",
+    "center_rows": "rows that fit registers",
+    "center_columns": "columns that fit registers",
+    "center_subtract": "x of which the means are known",
+    "halve_until_scale": "x",
 }
 
 

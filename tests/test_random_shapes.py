@@ -59,6 +59,26 @@ def test_swiglu(draw, tensor):
 
 
 @random_test
+def test_centered(draw, tensor):
+    x = tensor()
+    if draw(st.booleans()):
+        first = draw(st.integers(0, x.dim() - 1))
+        dim = draw(st.sampled_from([None, tuple(range(first, draw(st.integers(first + 1, x.dim()))))]))
+        ours, exact = (lambda a, call=call: call(a, dim) for call in (functional.center, reference.center))
+        return ours, exact, (x,)
+    dim, parameters = draw(st.integers(-x.dim(), x.dim() - 1)), (tensor(x.shape[-1:]), tensor(x.shape[-1:]))
+    ours, exact = (lambda *three, call=call: call(*three, dim) for call in (functional.centered_affine, reference.centered_affine))
+    return ours, exact, (x, *parameters)
+
+
+@random_test
+def test_halve_until(draw, tensor):
+    threshold = draw(st.sampled_from([1e-3, 0.7, 1.0, 300.0]))
+    ours, exact = (lambda x, call=call: call(x, threshold) for call in (functional.halve_until, reference.halve_until))
+    return ours, exact, (tensor(),)
+
+
+@random_test
 def test_linear(draw, tensor):
     x, dim = tensor(), draw(st.integers(1, 40))
     activation = draw(st.sampled_from([None, "relu", "gelu", "silu", "tanh"]))

@@ -39,6 +39,21 @@ def launch_all(dtype):
     y = matrix(rows, 4096)
     kernels.swiglu_forward(y, gate, up)
     kernels.swiglu_backward(gate, up, y, gate, up)
+    for dim in (1024, 65536):
+        x, weight, mean = matrix(rows, dim), matrix(dim), matrix(rows, dtype=torch.float32)
+        split = matrix(rows, 4, dtype=torch.float32) if dim > 16384 else None
+        kernels.centered_forward(x, mean, split, x, weight, weight, 0)
+        kernels.centered_backward(x, weight, weight, matrix(2, parts, dim, dtype=torch.float32), mean, split, x, x, weight, mean, 0)
+    x, weight, mean = matrix(rows, 1024), matrix(1024), matrix(1, 1024, dtype=torch.float32)
+    partial = matrix(2, 64, 1024, dtype=torch.float32)
+    kernels.centered_forward(x, mean, partial[0], x, weight, weight, rows)
+    kernels.centered_backward(x, weight, weight, partial, mean, None, x, x, weight, mean, rows)
+    for count in (64, 1024):
+        mean = matrix(rows // count, 1024, dtype=torch.float32)
+        kernels.centered_forward(x, mean, None, x, weight, weight, count)
+        kernels.centered_backward(x, weight, weight, partial[:, : rows // count], None, None, x, x, weight, mean, count)
+    whole, k = matrix(1, 1 << 22), matrix(1, dtype=torch.float32)
+    kernels.halve_until_forward(whole, k, matrix(512, 2, dtype=torch.float32), whole, 1.0)
     x, weight, bias, y = matrix(rows, 2048), matrix(1024, 2048), matrix(1024), matrix(rows, 1024)
     gelu = 2
     kernels.linear_forward(y, y, x, weight, bias, 1.0, gelu)

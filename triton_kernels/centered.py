@@ -154,11 +154,12 @@ def columns_kernel(y, mean, x, weight, bias, x_row, dim, count, features, ALIGN:
 
 
 def held_columns(like, dim, count):
+    """A warp takes whole rows of a tile: more of them read what belongs to a column more often."""
     words = 2 if like.element_size() == 8 else 1
     block_rows = power_of_two(count)
-    block_dim = min(power_of_two(dim), max(HELD // words // block_rows, 1), 128)
+    block_dim = min(power_of_two(dim), max(HELD // words // block_rows, 1), 512 // like.element_size())
     return dict(BLOCK_ROWS=block_rows, BLOCK_DIM=block_dim,
-                num_warps=min(max(block_rows * block_dim * words // 1024, 1), 32))
+                num_warps=min(max(block_rows * block_dim * words // 2048, 1), 32))
 
 
 def centered_forward(y, mean, partial, x, weight, bias, count):

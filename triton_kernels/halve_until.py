@@ -26,6 +26,12 @@ def factor(k, i: tl.constexpr, sign: tl.constexpr, acc: tl.constexpr):
 
 
 @triton.jit
+def doubled(threshold, times, acc: tl.constexpr):
+    once = tl.full((), threshold, acc) * factor(times, 0, 1, acc)
+    return once * factor(times, 1, 1, acc) * factor(times, 2, 1, acc)
+
+
+@triton.jit
 def sums_kernel(partial, x, dim, share, DOWN: tl.constexpr, BLOCK_DIM: tl.constexpr):
     """The sum, and the sum of numbers scaled by 2^DOWN, which cannot overflow."""
     acc: tl.constexpr = accumulator(x)
@@ -55,10 +61,10 @@ def exponent_kernel(exponent, partial, parts, threshold: tl.float64, SHIFT: tl.c
         scaled += load(partial, 2 * part + 1, part < parts, acc)
     total, small = tl.sum(sums, 0), tl.sum(scaled, 0)
     step = tl.arange(0, STEPS)
-    limit = tl.full((), threshold, acc) * factor(step, 0, 1, acc) * factor(step, 1, 1, acc) * factor(step, 2, 1, acc)
-    # A sum that overflows exceeds the thresholds of its first SHIFT steps, or these are large enough to be scaled exactly.
-    many = tl.sum((small > limit * power(tl.full((), -SHIFT, tl.int32), acc)).to(tl.int32), 0)
-    few = tl.sum((total > limit).to(tl.int32), 0)
+    few = tl.sum((total > doubled(threshold, step, acc)).to(tl.int32), 0)
+    # Scaled down, a threshold may be rounded, but then a sum that overflows is far above it.
+    lowered = doubled(threshold, step - SHIFT, acc) * power(tl.minimum(step - SHIFT, 0), acc)
+    many = tl.sum((small > lowered).to(tl.int32), 0)
     infinite = tl.full((), float("inf"), acc)
     k = tl.where(total < infinite, few, tl.where(small < infinite, many, 0))
     tl.store(exponent, k.to(acc))
@@ -86,4 +92,4 @@ def halve_until_forward(y, exponent, partial, x, threshold):
 
 def halve_until_backward(dx, grad, exponent):
     dim = grad.shape[1]
-    launch(grad, scale_kernel, ceil_div(dim, TILE), dx, grad, exponent, dim, BLOCK_DIM=TILE, num_warps=8)
+    launch(grad, scale_kernel, ceil_div(dim, TILE), dx, grad, exponent, dim, BLOCK_DIM=TILE, num_warps=4)

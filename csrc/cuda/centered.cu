@@ -75,9 +75,17 @@ __device__ void add_products(Sum& sums, const V& grad, const V& other, const Sum
 template <int width, class acc_t>
 __device__ Values<acc_t, width> load_sums(const acc_t* row, int64_t index, int64_t count) {
   Values<acc_t, width> sums = {};
+  if (index >= count) return sums;
+  if constexpr (width % 4 == 0) {
 #pragma unroll
-  for (int i = 0; i < width; ++i)
-    if (index < count) sums[i] = row[index * width + i];
+    for (int i = 0; i < width; i += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(row + index * width + i);
+      sums[i] = four.x, sums[i + 1] = four.y, sums[i + 2] = four.z, sums[i + 3] = four.w;
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < width; ++i) sums[i] = row[index * width + i];
+  }
   return sums;
 }
 
@@ -139,23 +147,23 @@ __global__ void __launch_bounds__(kHeldThreads) center_rows(const Center<scalar_
   }
 }
 
-// For narrow accesses, of which registers hold less: a block reads the row again, from the end.
+// For narrow accesses, of which registers hold less: a block reads the row again.
 template <class scalar_t, int width, bool weight_first>
 __global__ void __launch_bounds__(kHeldThreads) center_rows_twice(const Center<scalar_t> args) {
   using acc_t = acc_of<scalar_t>;
-  const int64_t count = args.dim / width, last = (count - 1) / kHeldThreads * kHeldThreads + threadIdx.x;
+  const int count = int(args.dim / width);
   int turn = 0;
   for (int64_t row = blockIdx.x; row < args.rows; row += gridDim.x) {
     const scalar_t* const from = args.x + row * args.x_stride;
     acc_t sum = 0;
-    for (int64_t index = threadIdx.x; index <= last; index += kHeldThreads) {
+    for (int index = threadIdx.x; index < count; index += kHeldThreads) {
       const auto x = load_one<width>(from, index, count);
       if constexpr (weight_first) add_product(sum, x, load_one<width>(args.weight, index, count));
       else add(sum, x);
     }
     const acc_t mean = row_sum(sum, turn ^= 1) * args.inverse;
     if (args.mean && threadIdx.x == 0) args.mean[row] = mean;
-    for (int64_t index = last; index >= 0; index -= kHeldThreads) {
+    for (int index = threadIdx.x; index < count; index += kHeldThreads) {
       const auto x = load_one<width>(from, index, count);
       const auto weight = load_one<width>(args.weight, index, args.weight ? count : 0);
       const auto bias = load_one<width>(args.bias, index, args.bias ? count : 0);
@@ -164,18 +172,51 @@ __global__ void __launch_bounds__(kHeldThreads) center_rows_twice(const Center<s
   }
 }
 
+// By its intrinsic: of some stores of a vector the compiler makes four.
+template <class scalar_t, int width>
+__device__ void store_whole(scalar_t* to, const Values<acc_of<scalar_t>, width>& in) {
+  const auto v = pack<scalar_t>(in);
+  if constexpr (v.bytes == 16) __stcg(reinterpret_cast<uint4*>(to), make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]));
+  else *reinterpret_cast<Vector<scalar_t, width>*>(to) = v;
+}
+
+// What a block knows of its columns, in shared memory, so that one row of threads reads it for all.
+template <class acc_t, int width>
+struct Columns {
+  acc_t* numbers;
+  __device__ void set(int kind, const Values<acc_t, width>& values) {
+#pragma unroll
+    for (int i = 0; i < width; ++i) numbers[(kind * width + i) * blockDim.x + threadIdx.x] = values[i];
+  }
+  __device__ Values<acc_t, width> get(int kind) const {
+    Values<acc_t, width> values;
+#pragma unroll
+    for (int i = 0; i < width; ++i) values[i] = numbers[(kind * width + i) * blockDim.x + threadIdx.x];
+    return values;
+  }
+};
+enum Kind { mean_of_columns, weight_of_columns, bias_of_columns, other_mean_of_columns = bias_of_columns, kinds_of_columns };
+
 // A block walks its share of the means. Threads of one threadIdx.x stand on one vector of columns.
 template <class scalar_t, int width, int vectors, bool backward>
 __global__ void __launch_bounds__(kThreads)
     center_columns(const Center<scalar_t> args, const Sums<scalar_t> sums, unsigned tiles, unsigned shares) {
   using acc_t = acc_of<scalar_t>;
   extern __shared__ double dynamic_shared[];
-  acc_t* const shared = reinterpret_cast<acc_t*>(dynamic_shared);
   constexpr int kinds = backward ? 2 : 1;
-  const int64_t index = int64_t(blockIdx.x % tiles) * blockDim.x + threadIdx.x, share = blockIdx.x / tiles, count = args.dim / width;
-  const Share own = share_of(args.rows / args.count, shares, share);
-  const int rows = index < count ? int(args.count) : 0;  // that this thread's columns have
+  Columns<acc_t, width> columns{reinterpret_cast<acc_t*>(dynamic_shared) + blockDim.y / 2 * blockDim.x * kinds * width};
+  const int64_t index = int64_t(blockIdx.x % tiles) * blockDim.x + threadIdx.x, share = blockIdx.x / tiles;
+  const int rows = index < args.dim / width ? int(args.count) : 0;  // that this thread's columns have
+  const bool leads = threadIdx.y == 0;
   const int64_t col = index * width, feature = col % args.features;
+  if (leads) {
+    auto weight = unpack(load_one<width>(args.weight + feature, 0, args.weight ? rows : 0));
+#pragma unroll
+    for (int i = 0; i < width; ++i) weight[i] += args.offset;
+    columns.set(weight_of_columns, weight);
+    if (!backward) columns.set(bias_of_columns, unpack(load_one<width>(args.bias + feature, 0, args.bias ? rows : 0)));
+  }
+  const Share own = share_of(args.rows / args.count, shares, share);
   for (int64_t group = own.first; group < own.last; ++group) {
     const int64_t first = group * args.count + threadIdx.y;
     const scalar_t* from = args.x + first * args.x_stride + col;
@@ -193,7 +234,9 @@ __global__ void __launch_bounds__(kThreads)
     }
     if constexpr (backward) {
       if (sums.other) {  // both sums in one loop, or grad is unpacked twice, into twice the registers
-        const auto mean = load_sums<width>(sums.mean + group * args.dim + col, 0, rows);
+        if (leads) columns.set(other_mean_of_columns, load_sums<width>(sums.mean + group * args.dim + col, 0, rows));
+        __syncthreads();
+        const auto mean = columns.get(other_mean_of_columns);
         const scalar_t* other_row = sums.other + first * sums.other_stride + col;
 #pragma unroll
         for (int v = 0; v < vectors; ++v) {
@@ -205,9 +248,12 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     add_groups(found);
-    if (threadIdx.y == 0) {
+    if (leads) {
+      auto mean = found[0];
 #pragma unroll
-      for (int i = 0; i < width; ++i) shared[i * blockDim.x + threadIdx.x] = found[0][i];
+      for (int i = 0; i < width; ++i) mean[i] *= args.inverse;
+      columns.set(mean_of_columns, mean);
+      if (args.mean && rows) store_sums(args.mean + group * args.dim + col, mean);
 #pragma unroll
       for (int kind = 0; kind < kinds; ++kind) {
         if (!sums.partial || !rows || (kind > 0 && !sums.other)) continue;
@@ -217,18 +263,16 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
     __syncthreads();
-    Values<acc_t, width> mean;
-#pragma unroll
-    for (int i = 0; i < width; ++i) mean[i] = shared[i * blockDim.x + threadIdx.x] * args.inverse;
-    if (group + 1 < own.last) __syncthreads();
     stay_packed(x);
-    if (args.mean && threadIdx.y == 0 && rows) store_sums(args.mean + group * args.dim + col, mean);
     if (!args.y) continue;
-    const auto weight = load_one<width>(args.weight + feature, 0, args.weight ? rows : 0);
-    const auto bias = load_one<width>(args.bias + feature, 0, args.bias ? rows : 0);
+    const auto mean = columns.get(mean_of_columns), weight = columns.get(weight_of_columns);
+    const auto bias = backward ? Values<acc_t, width>{} : columns.get(bias_of_columns);
 #pragma unroll
     for (int v = 0; v < vectors; ++v) {
-      store_one(to, 0, int(int(threadIdx.y + v * blockDim.y) < rows), centered<false>(x[v], mean, weight, bias, args.offset));
+      auto y = unpack(x[v]);
+#pragma unroll
+      for (int i = 0; i < width; ++i) y[i] = (y[i] - mean[i]) * weight[i] + bias[i];
+      if (int(threadIdx.y + v * blockDim.y) < rows) store_whole(to, y);
       to += blockDim.y * args.y_stride;
     }
   }
@@ -328,11 +372,12 @@ __global__ void __launch_bounds__(kThreads) center_subtract(const Center<scalar_
   constexpr int vectors = by_row ? vectors_at_once<scalar_t, width> : 1;
   const int64_t count = args.dim / width, group = blockIdx.x / tiles / shares;
   const int64_t index = int64_t(blockIdx.x % tiles) * vectors * blockDim.x + threadIdx.x;
+  const auto mean_of_row = by_row ? args.mean[group] : 0;
   const Share own = by_row ? Share{0, 1} : share_of(args.count, shares, blockIdx.x / tiles % shares);
 #pragma unroll
   for (int v = 0; v < vectors; ++v) {
     const int64_t at = index + v * blockDim.x, all_features = args.features / width, feature = by_row ? at : at % all_features;
-    const auto mean = by_row ? all<width>(args.mean[group]) : load_sums<width>(args.mean + group * args.dim, at, count);
+    const auto mean = by_row ? all<width>(mean_of_row) : load_sums<width>(args.mean + group * args.dim, at, count);
     const auto weight = load_one<width>(args.weight, feature, args.weight ? all_features : 0);
     const auto bias = load_one<width>(args.bias, feature, args.bias ? all_features : 0);
     for (int64_t row = group * args.count + own.first + threadIdx.y; row < group * args.count + own.last; row += blockDim.y) {
@@ -389,7 +434,7 @@ void over_held_columns(Access, const char* name, Stream stream, const Center<sca
     const int64_t tiles = ceil_div(columns, threads.x);
     const size_t bytes = width * sizeof(acc_of<scalar_t>);
     launch(name, center_columns<scalar_t, width, vectors, backward>, tiles * shares, threads,
-           std::max(group_bytes(threads, (1 + backward) * bytes), threads.x * bytes), stream, args, sums, unsigned(tiles), unsigned(shares));
+           group_bytes(threads, (1 + backward) * bytes) + kinds_of_columns * threads.x * bytes, stream, args, sums, unsigned(tiles), unsigned(shares));
   });
 }
 

@@ -10,6 +10,8 @@ _linear = partial(Fault, "linear", "csrc/cpu/linear.cpp")
 _fourier = partial(Fault, "leading_fourier", "csrc/cpu/leading_fourier.cpp")
 _bilinear = partial(Fault, "bilinear", "csrc/cpu/bilinear.cpp")
 _reduction = partial(Fault, "tensor_reduction", "csrc/cpu/tensor_reduction.cpp")
+_centered = partial(Fault, "centered", "csrc/cpu/centered.cpp")
+_halve = partial(Fault, "halve_until", "csrc/cpu/halve_until.cpp")
 _rows = partial(Fault, "rms_norm", "csrc/cpu/rows.h")
 _vector = partial(Fault, "swiglu", "csrc/cpu/vector.h")
 _math = partial(Fault, "linear", "csrc/cpu/math.h")
@@ -30,6 +32,21 @@ FAULTS = (
         "rstd forgotten in the weight gradient",
     ),
     _norm("if (dx) write_dx(", "write_dx(", "dx is written where it was not asked for"),
+    # Centering
+    _centered("one.sum(0, x.dim()) / acc_t(x.dim())", "one.sum(0, x.dim()) / acc_t(x.dim() + 1)", "the mean divides by n + 1"),
+    _centered("dim * (i % parts + 1) / parts);", "dim * (i % parts + 1) / parts - 1);", "a number of each part of a long row"),
+    _centered("return v * load(weight + col, count);", "return v;", "the mean of the gradient without the weight"),
+    _centered("if (first < last) body(first, columns * (last - first));", "", "rows that remain of folded ones"),
+    _centered("sum[i % columns] += sum[i];", "sum[i % columns] = sum[i];", "folded rows count once"),
+    _centered("start = (begin + col) % features", "start = col % features", "weight of other columns"),
+    _centered("x, row) + begin + col, count) - load(m + col, count)", "x, row) + begin + col, count)", "dweight without the mean"),
+    _centered("total[col] += sums.sum[col];", "total[col] = sums.sum[col];", "dbias of the last mean of a share alone"),
+    _centered("std::min(first + run, rows)", "std::min(first + run - 1, rows)", "a part of each run is left out"),
+    # Halving
+    _halve("shift - limit + more", "shift - limit", "once too few"),
+    _halve("return (v < 0 ? -v : v) * factor;", "return v * factor;", "the sum of the numbers, not of their sizes"),
+    _halve("if (std::isfinite(scaled)) k =", "if (std::isfinite(scaled) && false) k =", "a sum that overflows"),
+    _halve("-std::clamp(exponent - i * most, 0, most)", "-std::max(exponent - i * most, 0)", "a factor that underflows"),
     # Rows
     _rows("  if (col < dim) b += term(col, dim - col);\n", "", "the tail of a sum is forgotten"),
     _rows("c += term(col + 2 * lanes", "c += term(col + lanes", "a vector counts twice, another never"),

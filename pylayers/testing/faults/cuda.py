@@ -6,6 +6,8 @@ from ..fault import Fault
 
 _rows = partial(Fault, "rms_norm", "csrc/cuda/device/rows.cuh")
 _norm = partial(Fault, "rms_norm", "csrc/cuda/rms_norm.cu")
+_centered = partial(Fault, "centered", "csrc/cuda/centered.cu")
+_halve = partial(Fault, "halve_until", "csrc/cuda/halve_until.cu")
 _sums = partial(Fault, "linear", "csrc/cuda/device/column_sums.cuh")
 _launch = partial(Fault, "swiglu", "csrc/cuda/device/launch.cuh")
 _tiles = partial(Fault, "swiglu", "csrc/cuda/device/tiles.cuh")
@@ -129,6 +131,33 @@ FAULTS = (
         "with float atomics the bits depend on the order of the warps",
     ),
     Fault("linear", "csrc/cuda/device/share.cuh", "(part < left)};", "(part <= left)};", "two parts take the same row"),
+    # Centering
+    _centered("acc_t(1. / (count ? count : x.dim()))", "acc_t(1. / (count ? count + 1 : x.dim() + 1))", "the mean divides by n + 1"),
+    _centered("y[i] * w[i] - mean[i] :", "(y[i] - mean[i]) * w[i] :", "dx of rows without the weight in the mean"),
+    _centered("sums[i] += g[i] * (x[i] - mean[i]);", "sums[i] += g[i] * x[i];", "dweight without the mean"),
+    _centered(
+        "columns.set(mean_of_columns, mean);\n",
+        "columns.set(weight_of_columns, mean);\n",
+        "the mean is written over the weight",
+    ),
+    _centered(
+        "      }\n    }\n    __syncthreads();\n    stay_packed(x);",
+        "      }\n    }\n    stay_packed(x);",
+        "the mean is read before it is there",
+    ),
+    _centered(
+        "if (group > own.first) found[kind] = plus",
+        "if (false) found[kind] = plus",
+        "dbias of the last mean of a share alone",
+    ),
+    _centered("feature = col % args.features;", "feature = col;", "weight is read behind its end"),
+    _centered("for (int64_t part = threadIdx.y; part < parts; part += 32)", "for (int64_t part = threadIdx.y; part < parts - 1; part += 32)", "a part of a column's sum"),
+    _centered("for (int64_t part = threadIdx.x; part < parts; part += kThreads)", "for (int64_t part = threadIdx.x; part < parts - 1; part += kThreads)", "a part of a row's sum"),
+    # Halving
+    _halve("scaled += size * down;", "scaled += size;", "a sum that overflows"),
+    _halve("exponent + shift - limit + more", "exponent + shift - limit", "once too few"),
+    _halve("values[i] < 0 ? -values[i] : values[i]", "values[i]", "the sum of the numbers, not of their sizes"),
+    _halve("const int k = int(*exponent);", "const int k = min(int(*exponent), 126);", "more than the range of one factor"),
     # Accesses
     _launch("return int(bits & -bits);", "return 16;", "wide accesses to what is not aligned"),
     _launch(

@@ -10,6 +10,8 @@ _fourier = partial(Fault, "leading_fourier", "triton_kernels/leading_fourier.py"
 _linear = partial(Fault, "linear", "triton_kernels/linear.py")
 _bilinear = partial(Fault, "bilinear", "triton_kernels/bilinear.py")
 _reduction = partial(Fault, "tensor_reduction", "triton_kernels/tensor_reduction.py")
+_centered = partial(Fault, "centered", "triton_kernels/centered.py")
+_halve = partial(Fault, "halve_until", "triton_kernels/halve_until.py")
 _parts = partial(Fault, "rms_norm", "triton_kernels/parts.py")
 _launch = partial(Fault, "swiglu", "triton_kernels/launch.py")
 _device = partial(Fault, "swiglu", "triton_kernels/device.py")
@@ -83,6 +85,19 @@ FAULTS = (
     ),
     _device("return tl.float64 if", "return tl.float32 if", "float64 is computed in float32"),
     _device("across = tl.cdiv(dim, BLOCK_DIM)", "across = tl.cdiv(dim + 1, BLOCK_DIM)", "tiles are counted wrongly"),
+    # Centering
+    _centered("m = tl.sum(xs, 1) / dim", "m = tl.sum(xs, 1) / (dim + 1)", "the mean of a row divides by n + 1"),
+    _centered("m = tl.sum(xs, 0) / count", "m = tl.sum(xs, 0) / (count + 1)", "the mean of a column divides by n + 1"),
+    _centered("tl.minimum((part + 1) * share, dim)", "(part + 1) * share", "the last share of a row goes beyond it"),
+    _centered("col[None, :], live, acc) - m), 0)", "col[None, :], live, acc)), 0)", "dweight without the mean"),
+    _centered("sums += total\n", "sums = total\n", "dbias of the last mean of a share alone"),
+    _centered("products += g * (load", "products = g * (load", "only the last rows of a share count"),
+    _centered("ys = affine(xs, weight, None, col[None, :] % features, within, acc) - m", "ys = affine(xs - m, weight, None, col[None, :] % features, within, acc)", "dx of long rows without the weight in the mean"),
+    # Halving
+    _halve("size = tl.abs(load(x, col, col < last, acc))", "size = load(x, col, col < last, acc)", "the sum of the numbers, not of their sizes"),
+    _halve("few = tl.sum((total > doubled", "few = tl.sum((total >= doubled", "once too often at the threshold"),
+    _halve("tl.where(small < infinite, many, 0)", "0", "a sum that overflows"),
+    _halve("xs * factor(k, 2, -1, acc) * factor(k, 1, -1, acc)", "xs", "more than the range of one factor"),
     # Linear
     _linear("live = step < inner - start", "live = step < inner", "the tail of inner is read from the next row"),
     _linear(

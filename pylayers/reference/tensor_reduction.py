@@ -13,4 +13,8 @@ def unpacked(weight):
 
 
 def tensor_reduction(input, weight, bias=None, symmetric=False):
-    return bilinear(input, input, unpacked(weight) if symmetric else weight, bias)
+    if not symmetric:
+        return bilinear(input, input, weight, bias)
+    row, col = torch.triu_indices(input.shape[-1], input.shape[-1], device=input.device)
+    y = (input[..., row] * input[..., col]) @ weight.T
+    return y if bias is None else y + bias

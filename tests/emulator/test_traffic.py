@@ -17,7 +17,7 @@ CASES = [
     for size in (PRODUCT_SIZES if one.product else SIZES)
     for dtype in counted.DTYPES
     for backend in counted.BACKENDS
-    if (one.title, backend) not in (("linear", "cuda"), ("parallel_linear", "cuda"))  # all cuBLAS: no kernel of ours
+    if one.traffic and (one.title, backend) not in (("linear", "cuda"), ("parallel_linear", "cuda"))  # all cuBLAS: no kernel of ours
 ]
 
 

@@ -96,7 +96,8 @@ def test_parallel_linear_some_biases():
         x, *others = tensors((rows, 12), (5, 2, 3))
         weights, biases = others[:3], [None, *others[4:]]
         for activation in (None, "gelu", "relu"):
-            ours, exact = (call(x, weights, biases, activation=activation) for call in (functional.parallel_linear, reference.parallel_linear))
+            calls = (functional.parallel_linear, reference.parallel_linear)
+            ours, exact = (call(x, weights, biases, activation=activation) for call in calls)
             torch.testing.assert_close(ours, exact)
 
 

@@ -26,8 +26,6 @@ def product_kernel(y, product, x, weight, bias, x_row, x_inner, weight_row, weig
                    scale: tl.float64, ACTIVATION: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_DIM: tl.constexpr,
                    BLOCK_INNER: tl.constexpr):
     acc: tl.constexpr = accumulator(y)
-    # Without tensor cores a dot adds product by product: a sum for each piece of inner has less rounding in it.
-    WIDE: tl.constexpr = y.dtype.element_ty.primitive_bitwidth >= 32
     down, across = tl.cdiv(rows, BLOCK_ROWS), tl.cdiv(dim, BLOCK_DIM)
     i, j = tl.swizzle2d(tl.program_id(0) // across, tl.program_id(0) % across, down, across, BAND)
     row = i.to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -42,10 +40,7 @@ def product_kernel(y, product, x, weight, bias, x_row, x_inner, weight_row, weig
         b = tl.load(weight, mask=live[:, None] & (col < dim)[None, :], other=0.0)
         if INTERPRETED:
             a, b = a.to(acc), b.to(acc)
-        if WIDE:  # the argument of 1 keeps the compiler from making it one long sum again
-            sums += tl.dot(a, b, input_precision="ieee", max_num_imprecise_acc=1, out_dtype=acc)
-        else:
-            sums = tl.dot(a, b, sums, out_dtype=acc)
+        sums = tl.dot(a, b, sums, input_precision="ieee", out_dtype=acc)
         x += tl.cast(x_inner, tl.int64) * BLOCK_INNER
         weight += tl.cast(weight_inner, tl.int64) * BLOCK_INNER
     offset = row[:, None] * dim + col[None, :]

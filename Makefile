@@ -37,7 +37,7 @@ stubs: $(READY)
 $(VENV)/environment: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pytest hypothesis plotly rich $(NVCC)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pytest hypothesis plotly rich safetensors $(NVCC)
 	touch $@
 
 # Reinstalled when something that is compiled changed; Python files are used where they are.

@@ -37,6 +37,7 @@ setup(
         "pylayers.functional",
         "pylayers.reference",
         "pylayers.emulator",
+        "pylayers.io",
         "pylayers.testing",
         "pylayers.testing.faults",
         "pylayers.triton_kernels",
@@ -56,7 +57,7 @@ setup(
     install_requires=[extensions.torch_requirement()],
     extras_require={
         "bench": ["plotly", "rich"],
-        "test": ["pytest", "hypothesis", "numpy"],
+        "test": ["pytest", "hypothesis", "numpy", "safetensors"],
         "emulator": ["numpy", *(f"nvidia-{name}==13.0.*" for name in NVCC)],
     },
     zip_safe=False,

@@ -1,6 +1,6 @@
 """Custom layers for PyTorch: hand-written CUDA, Triton and C++ kernels behind drop-in modules."""
 
-from . import functional, reference
+from . import device, functional, io, reference
 from .backends import backend, backends, kernels, register_kernels
 from .modules import GatedMLP, Linear, RMSNorm
 from .version import __version__
@@ -12,8 +12,10 @@ __all__ = [
     "__version__",
     "backend",
     "backends",
+    "device",
     "emulator",
     "functional",
+    "io",
     "kernels",
     "reference",
     "register_kernels",

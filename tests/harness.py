@@ -29,9 +29,11 @@ def normal(*size: int, dtype=torch.float32, device="cpu", seed: int = 0) -> Tens
     return torch.randn(size, device=device, generator=seeded(device, seed + sum(size))).to(dtype)
 
 
-def matches_float64(function, reference, inputs: tuple[Tensor, ...], backend: str) -> None:
+def matches_float64(function, reference, inputs: tuple[Tensor, ...], backend: str, *, long_sums: bool = False) -> None:
     """Output and gradients within bound, nothing written to the inputs, the same bits twice."""
-    compared, problem = compare_call(function, reference, inputs, backend, seeded(inputs[0].device))
+    compared, problem = compare_call(
+        function, reference, inputs, backend, seeded(inputs[0].device), long_sums=long_sums
+    )
     assert not problem, problem
     for one in compared:
         assert one.passed, f"{one.what}: error {one.error:.3g}, bound {one.bound:.3g}"

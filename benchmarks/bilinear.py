@@ -82,6 +82,7 @@ BENCHMARKS = (
         headline=HEADLINE,
         quick=False,
         product=True,
+        long_sums=True,
         product_size=product_size,
     ),
 )

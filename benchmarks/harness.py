@@ -60,6 +60,7 @@ class Benchmark:
     product: bool = False
     # The matrix product of as many operations as the forward has, where that is another one.
     product_size: Callable[..., Size] = lambda *size: size
+    long_sums: bool = False  # see pylayers.check.compare_call
     # Kernel → (backend, *size, bytes of an element) → what its launches in forward + backward must move: on a GPU, for
     # few rows of whole 16 bytes, as `counted_size` and those of the tests are.
     traffic: Mapping[str, Callable[..., Traffic]] = field(default_factory=dict)

@@ -92,6 +92,7 @@ SHARED = dict(
     headline=bilinear.HEADLINE,
     quick=False,
     product=True,
+    long_sums=True,
 )
 
 BENCHMARKS = (

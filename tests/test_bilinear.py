@@ -1,3 +1,5 @@
+from functools import partial
+
 import harness
 import pytest
 import torch
@@ -11,6 +13,8 @@ import pylayers
 SIZES = [(1, 1, 1, 1), (3, 7, 5, 2), (17, 9, 40, 33), (2, 64, 3, 50)]
 LARGE = [(150, 33, 20, 40), (150, 70, 65, 3), (150, 96, 80, 90), (150, 400, 30, 20)]
 
+matches_float64 = partial(harness.matches_float64, long_sums=True)
+
 
 def tensors(rows, in1, in2, out, bias=True, **kind):
     x1, x2 = normal(rows, in1, **kind), normal(rows, in2, seed=1, **kind)
@@ -22,7 +26,7 @@ def tensors(rows, in1, in2, out, bias=True, **kind):
 @every_dtype
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_bilinear(backend, device, dtype, size):
-    harness.matches_float64(functional.bilinear, reference.bilinear, tensors(*size, dtype=dtype, device=device), backend)
+    matches_float64(functional.bilinear, reference.bilinear, tensors(*size, dtype=dtype, device=device), backend)
 
 
 @every_backend
@@ -31,12 +35,12 @@ def test_bilinear(backend, device, dtype, size):
 def test_bilinear_of_several_blocks(backend, device, dtype, size):
     if backend == "reference" or pylayers.backends()[backend].note.startswith("interpreted"):
         pytest.skip("no blocks, or too many programs")
-    harness.matches_float64(functional.bilinear, reference.bilinear, tensors(*size, dtype=dtype, device=device), backend)
+    matches_float64(functional.bilinear, reference.bilinear, tensors(*size, dtype=dtype, device=device), backend)
 
 
 @every_backend
 def test_bilinear_without_bias(backend, device):
-    harness.matches_float64(functional.bilinear, reference.bilinear, tensors(9, 12, 10, 8, bias=False, device=device), backend)
+    matches_float64(functional.bilinear, reference.bilinear, tensors(9, 12, 10, 8, bias=False, device=device), backend)
 
 
 @every_backend
@@ -44,10 +48,10 @@ def test_bilinear_without_bias(backend, device):
 def test_bilinear_strides(backend, device, layout):
     x1, x2, weight, bias = tensors(6, 12, 10, 8, device=device)
     call, exact = functional.bilinear, reference.bilinear
-    harness.matches_float64(call, exact, (layout(x1), x2, weight, bias), backend)
-    harness.matches_float64(call, exact, (x1, layout(x2), weight, bias), backend)
-    harness.matches_float64(call, exact, (x1, x2, layout(weight.view(96, 10)).view(8, 12, 10), bias), backend)
-    harness.matches_float64(call, exact, (x1, x2, weight.transpose(0, 2).contiguous().transpose(0, 2), bias[:1].expand(8)), backend)
+    matches_float64(call, exact, (layout(x1), x2, weight, bias), backend)
+    matches_float64(call, exact, (x1, layout(x2), weight, bias), backend)
+    matches_float64(call, exact, (x1, x2, layout(weight.view(96, 10)).view(8, 12, 10), bias), backend)
+    matches_float64(call, exact, (x1, x2, weight.transpose(0, 2).contiguous().transpose(0, 2), bias[:1].expand(8)), backend)
 
 
 @every_backend
@@ -55,7 +59,7 @@ def test_bilinear_any_number_of_dimensions(backend, device):
     _, _, weight, bias = tensors(1, 12, 10, 8, device=device)
     for shape in ((), (5,), (2, 3), (2, 3, 4)):
         x1, x2 = normal(*shape, 12, device=device), normal(*shape, 10, device=device, seed=1)
-        harness.matches_float64(functional.bilinear, reference.bilinear, (x1, x2, weight, bias), backend)
+        matches_float64(functional.bilinear, reference.bilinear, (x1, x2, weight, bias), backend)
     expected = torch.nn.functional.bilinear(x1, x2, weight, bias)
     with pylayers.backend(backend):
         torch.testing.assert_close(functional.bilinear(x1, x2, weight, bias), expected)

@@ -1,5 +1,7 @@
 """Shapes, strides and dtypes that nobody thought of."""
 
+from functools import partial
+
 import harness
 import pytest
 import torch
@@ -31,7 +33,7 @@ def tensors(draw, device: str, dtype: torch.dtype, shape=None):
     return view[tuple(slice(start * step, (start + size) * step, step) for size, step in zip(shape, steps, strict=True))]
 
 
-def random_test(body):
+def random_test(body, **bound):
     """A test from body(draw, tensor) → (function, reference, inputs), for every backend that is fast enough."""
 
     @pytest.mark.parametrize("backend,device", BACKENDS, ids=[pair[0] for pair in BACKENDS])
@@ -39,7 +41,7 @@ def random_test(body):
     @few
     def test(backend, device, data):
         dtype = data.draw(st.sampled_from(DTYPES))
-        harness.matches_float64(*body(data.draw, lambda shape=None: data.draw(tensors(device, dtype, shape))), backend)
+        harness.matches_float64(*body(data.draw, lambda shape=None: data.draw(tensors(device, dtype, shape))), backend, **bound)
 
     return test
 
@@ -102,7 +104,7 @@ def test_two_sided_uniform(backend, device, data):
     assert torch.equal(x.cpu(), expected) and torch.equal(memory[~inside], before[~inside])
 
 
-@random_test
+@partial(random_test, long_sums=True)
 def test_bilinear(draw, tensor):
     leading = draw(st.lists(st.integers(1, 5), max_size=2).map(tuple))
     in1, in2, out = (draw(st.integers(1, 40)) for _ in range(3))
@@ -110,7 +112,7 @@ def test_bilinear(draw, tensor):
     return functional.bilinear, reference.bilinear, inputs
 
 
-@random_test
+@partial(random_test, long_sums=True)
 def test_tensor_reduction(draw, tensor):
     leading, dim, out = draw(st.lists(st.integers(1, 5), max_size=2).map(tuple)), draw(st.integers(1, 30)), draw(st.integers(1, 40))
     symmetric = draw(st.booleans())

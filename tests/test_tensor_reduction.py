@@ -1,3 +1,5 @@
+from functools import partial
+
 import harness
 import pytest
 import torch
@@ -10,6 +12,7 @@ import pylayers
 # [rows, in, out]. A packed weight of fewer than 16 outputs is treated as a full one.
 SIZES = [(1, 1, 1), (3, 7, 2), (9, 40, 33), (1, 1, 16), (2, 65, 16)]
 LARGE = [(150, 60, 17), (150, 128, 20)]  # several blocks of rows and of the triangle on a CPU, and on a GPU
+matches_float64 = partial(harness.matches_float64, long_sums=True)
 both_forms = pytest.mark.parametrize("symmetric", [False, True], ids=["full", "symmetric"])
 
 
@@ -32,7 +35,7 @@ def tensors(rows, dim, out, symmetric, bias=True, **kind):
 @both_forms
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_tensor_reduction(backend, device, dtype, symmetric, size):
-    harness.matches_float64(*calls(symmetric), tensors(*size, symmetric, dtype=dtype, device=device), backend)
+    matches_float64(*calls(symmetric), tensors(*size, symmetric, dtype=dtype, device=device), backend)
 
 
 @every_backend
@@ -42,7 +45,7 @@ def test_tensor_reduction(backend, device, dtype, symmetric, size):
 def test_tensor_reduction_of_several_blocks(backend, device, dtype, symmetric, size):
     if backend == "reference" or pylayers.backends()[backend].note.startswith("interpreted"):
         pytest.skip("no blocks, or too many programs")
-    harness.matches_float64(*calls(symmetric), tensors(*size, symmetric, dtype=dtype, device=device), backend)
+    matches_float64(*calls(symmetric), tensors(*size, symmetric, dtype=dtype, device=device), backend)
 
 
 @every_backend
@@ -51,8 +54,8 @@ def test_tensor_reduction_of_several_blocks(backend, device, dtype, symmetric, s
 def test_tensor_reduction_strides(backend, device, symmetric, layout):
     x, weight, _ = tensors(6, 12, 18, symmetric, device=device)
     held = layout(weight.view(18, -1)).view(weight.shape)
-    harness.matches_float64(*calls(symmetric), (layout(x), weight), backend)
-    harness.matches_float64(*calls(symmetric), (x, held), backend)
+    matches_float64(*calls(symmetric), (layout(x), weight), backend)
+    matches_float64(*calls(symmetric), (x, held), backend)
 
 
 @every_backend
@@ -60,7 +63,7 @@ def test_tensor_reduction_strides(backend, device, symmetric, layout):
 def test_tensor_reduction_any_number_of_dimensions(backend, device, symmetric):
     _, weight, bias = tensors(1, 12, 8, symmetric, device=device)
     for shape in ((), (5,), (2, 3), (2, 3, 4)):
-        harness.matches_float64(*calls(symmetric), (normal(*shape, 12, device=device), weight, bias), backend)
+        matches_float64(*calls(symmetric), (normal(*shape, 12, device=device), weight, bias), backend)
 
 
 @every_backend

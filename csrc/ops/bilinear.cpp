@@ -37,14 +37,13 @@ Tensor flat(const Tensor& tensor) {
   return tensor.reshape_symint({c10::multiply_integers(leading), tensor.sym_size(-1)});
 }
 
-// The weight as a matrix [out · in1, in2], and x2 · weightᵀ as [rows, out, in1].
-Tensor as_rows_of_pairs(const Tensor& weight) {
-  return weight.reshape_symint({weight.sym_size(0) * weight.sym_size(1), weight.sym_size(2)});
+// x as often as there are outputs, and grad as what each of them is multiplied with. The formulas take one sum after the other: a
+// single one over two dimensions rounds much more.
+Tensor for_each_output(const Tensor& x, const Tensor& weight) {
+  return x.unsqueeze(0).expand_symint({weight.sym_size(0), x.sym_size(0), x.sym_size(1)});
 }
 
-Tensor projected(const Tensor& x2, const Tensor& weight) {
-  return x2.matmul(as_rows_of_pairs(weight).t()).view_symint({x2.sym_size(0), weight.sym_size(0), weight.sym_size(1)});
-}
+Tensor factors(const Tensor& grad) { return flat(grad).t().unsqueeze(2); }
 
 c10::SymDimVector output_sizes(const Tensor& input, const Tensor& weight) {
   c10::SymDimVector sizes(input.sym_sizes().begin(), input.sym_sizes().end());
@@ -53,7 +52,8 @@ c10::SymDimVector output_sizes(const Tensor& input, const Tensor& weight) {
 }
 
 Tensor formula(const Tensor& input1, const Tensor& input2, const Tensor& weight, const OptionalTensor& bias) {
-  const Tensor y = projected(flat(input2), weight).matmul(flat(input1).unsqueeze(-1)).squeeze(-1);
+  const Tensor projected = for_each_output(flat(input1), weight).bmm(weight);
+  const Tensor y = projected.transpose(0, 1).matmul(flat(input2).unsqueeze(2)).squeeze(2);
   const Tensor shaped = y.reshape_symint(output_sizes(input1, weight));
   return value(bias).defined() ? shaped + *bias : shaped;
 }
@@ -62,16 +62,12 @@ using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 Gradients backward_formula(const Tensor& grad, const Tensor& input1, const Tensor& input2, const Tensor& weight,
                            std::array<bool, 4> mask) {
-  const Tensor g = flat(grad), x1 = flat(input1), x2 = flat(input2);
+  const Tensor g = factors(grad), x1 = flat(input1), x2 = for_each_output(flat(input2), weight);
   Tensor dx1 = nothing(grad), dx2 = nothing(grad), dweight = nothing(grad), dbias = nothing(grad);
-  if (mask[0]) dx1 = g.unsqueeze(1).matmul(projected(x2, weight)).reshape_symint(input1.sym_sizes());
-  if (mask[1] || mask[2]) {
-    const auto pairs = weight.sym_size(0) * weight.sym_size(1);
-    const Tensor a = (g.unsqueeze(2) * x1.unsqueeze(1)).reshape_symint({g.sym_size(0), pairs});
-    if (mask[1]) dx2 = a.matmul(as_rows_of_pairs(weight)).reshape_symint(input2.sym_sizes());
-    if (mask[2]) dweight = a.t().matmul(x2).reshape_symint(weight.sym_sizes());
-  }
-  if (mask[3]) dbias = g.sum(0);
+  if (mask[0]) dx1 = (g * x2.bmm(weight.transpose(1, 2))).sum(0).reshape_symint(input1.sym_sizes());
+  if (mask[1]) dx2 = (g * for_each_output(x1, weight).bmm(weight)).sum(0).reshape_symint(input2.sym_sizes());
+  if (mask[2]) dweight = (g * x1).transpose(1, 2).bmm(x2);
+  if (mask[3]) dbias = flat(grad).sum(0);
   return {dx1, dx2, dweight, dbias};
 }
 

@@ -77,12 +77,11 @@ Tensor both_places(const Tensor& dpairs, int64_t dim, bool symmetric) {
   return dpairs.index_select(1, place.reshape({dim * dim})).reshape_symint({rows, dim, dim}) * (1 + at::eye(dim, dpairs.options()));
 }
 
-// Of a full weight one x after the other, which rounds less than a sum over all pairs.
+// Of a full weight one sum after the other, which rounds less than one over all pairs.
 Tensor quadratic(const Tensor& x, const Tensor& weight, bool symmetric) {
   if (symmetric) return pairs(x, true).matmul(weight.t());
-  const Tensor matrix = weight.reshape({weight.size(0) * weight.size(1), weight.size(2)});
-  const Tensor projected = x.matmul(matrix.t()).view_symint({x.sym_size(0), weight.size(0), weight.size(1)});
-  return projected.matmul(x.unsqueeze(2)).squeeze(2);
+  const Tensor projected = x.unsqueeze(0).expand_symint({weight.sym_size(0), x.sym_size(0), x.sym_size(1)}).bmm(weight);
+  return projected.transpose(0, 1).matmul(x.unsqueeze(2)).squeeze(2);
 }
 
 Tensor formula(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, bool symmetric) {

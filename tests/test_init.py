@@ -278,7 +278,9 @@ def plain_net():
 
 
 @pytest.mark.parametrize(
-    "chosen", ["xavier_uniform", ("normal", 0.0, 0.1), nn.init.xavier_normal_, functools.partial(nn.init.normal_, std=0.3)], ids=str
+    "chosen",
+    ["xavier_uniform", ("normal", 0.0, 0.1), nn.init.xavier_normal_, functools.partial(nn.init.normal_, std=0.3)],
+    ids=["name", "arguments", "function", "partial"],
 )
 def test_apply_init_of_all_weights(chosen):
     net, expected = lazy_net(), plain_net()

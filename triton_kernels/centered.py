@@ -14,7 +14,7 @@ from .device import accumulator, load, multiple
 from .launch import TILE, align, ceil_div, launch, power_of_two, tile
 from .parts import share_at, share_rows, sum_parts
 
-HELD = 32768  # values of a program that holds columns
+HELD = 131072  # bytes of a program that holds columns; backward, which needs registers for more, holds a quarter
 
 
 @triton.jit
@@ -61,21 +61,6 @@ def row_sums_kernel(partial, x, weight, x_row, dim, parts, share, ALIGN: tl.cons
 
 
 @triton.jit
-def means_kernel(mean, partial, parts, dim, size, BLOCK_ROWS: tl.constexpr, BLOCK_DIM: tl.constexpr):
-    """mean[group, dim] = Σ_parts partial[group, parts, dim] / size"""
-    acc: tl.constexpr = accumulator(partial)
-    across = tl.cdiv(dim, BLOCK_DIM)
-    group = (tl.program_id(0) // across).to(tl.int64)
-    col = (tl.program_id(0) % across).to(tl.int64) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
-    sums = tl.zeros((BLOCK_ROWS, BLOCK_DIM), acc)
-    for start in range(0, parts, BLOCK_ROWS):
-        part = start + tl.arange(0, BLOCK_ROWS)
-        live = (part < parts)[:, None] & (col < dim)[None, :]
-        sums += load(partial, (group * parts + part)[:, None] * dim + col[None, :], live, acc)
-    tl.store(mean + group * dim + col, tl.sum(sums, 0) / size, mask=col < dim)
-
-
-@triton.jit
 def subtract_kernel(y, mean, x, weight, bias, x_row, dim, count, features, share, ALONG: tl.constexpr,
                     WEIGHT_FIRST: tl.constexpr, ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr,
                     BLOCK_DIM: tl.constexpr):
@@ -114,14 +99,8 @@ def along_rows(y, mean, partial, x, weight, bias, weight_first):
     parts = partial.shape[1]
     launch(x, row_sums_kernel, rows * parts, partial, x, weight if weight_first else None, x_row, dim, parts,
            ceil_div(dim // aligned, parts) * aligned, aligned, BLOCK_DIM=TILE, num_warps=8)
-    means(mean, partial, rows, parts, 1, dim)
+    sum_parts(mean, partial.view(rows, parts, 1), rows, dim)
     subtract(y, mean, x, weight, bias, 1, True, weight_first)
-
-
-def means(mean, partial, groups, parts, dim, size):
-    blocks = tile(partial, parts, dim, widest=32)
-    launch(partial, means_kernel, groups * ceil_div(dim, blocks["BLOCK_DIM"]), mean, partial, parts, dim, size,
-           **blocks)
 
 
 def subtract(y, mean, x, weight, bias, count, along, weight_first=False):
@@ -153,11 +132,11 @@ def columns_kernel(y, mean, x, weight, bias, x_row, dim, count, features, ALIGN:
     tl.store(y + row[:, None] * dim + col[None, :], ys, mask=live)
 
 
-def held_columns(like, dim, count):
+def held_columns(like, dim, count, held):
     """A warp takes whole rows of a tile: more of them read what belongs to a column more often."""
     words = 2 if like.element_size() == 8 else 1
     block_rows = power_of_two(count)
-    block_dim = min(power_of_two(dim), max(HELD // words // block_rows, 1), 512 // like.element_size())
+    block_dim = min(power_of_two(dim), max(held // block_rows, 1), 512 // like.element_size())
     return dict(BLOCK_ROWS=block_rows, BLOCK_DIM=block_dim,
                 num_warps=min(max(block_rows * block_dim * words // 2048, 1), 32))
 
@@ -170,10 +149,10 @@ def centered_forward(y, mean, partial, x, weight, bias, count):
     groups = rows // count
     if partial is not None:
         sum_columns(partial.view(1, *partial.shape), x, None, None, count)
-        means(mean, partial, groups, partial.shape[0] // groups, dim, count)
+        sum_parts(mean, partial, groups, count)
         subtract(y, mean, x, weight, bias, count, False)
         return
-    blocks = held_columns(x, dim, count)
+    blocks = held_columns(x, dim, count, HELD // max(x.element_size(), 4))
     features = dim if weight is None and bias is None else (bias if weight is None else weight).shape[0]
     launch(x, columns_kernel, groups * ceil_div(dim, blocks["BLOCK_DIM"]), y, mean, x, weight, bias, x_row, dim,
            count, features, align(dim, x_row), **blocks)
@@ -252,11 +231,11 @@ def backward_over(dx, partial, grad_mean, grad, x, weight, mean, count):
     if partial is not None and partial.shape[1] > groups:
         sum_columns(partial, grad, x, mean, count)
         if dx is not None:
-            means(grad_mean, partial, groups, partial.shape[1] // groups, dim, count)
+            sum_parts(grad_mean, partial[0], groups, count)
             subtract(dx, grad_mean, grad, weight, None, count, False)
         return
     shares = groups if partial is None else partial.shape[1]
-    blocks = held_columns(grad, dim, count)
+    blocks = held_columns(grad, dim, count, HELD // 4 // grad.element_size())
     x_row = 0 if x is None else x.stride(0)
     launch(grad, columns_backward_kernel, shares * ceil_div(dim, blocks["BLOCK_DIM"]), dx, partial, grad, x, weight, mean,
            grad.stride(0), x_row, dim, count, groups, dim if weight is None else weight.shape[0], shares,

@@ -14,8 +14,10 @@ from .launch import TILE, align, ceil_div, launch
 def power(exponent, acc: tl.constexpr):
     """2 to an exponent of a normal number."""
     if acc == tl.float64:
-        return ((exponent.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
-    return ((exponent.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+        bits = (exponent.to(tl.int64) + 1023) << 52
+    else:
+        bits = (exponent.to(tl.int32) + 127) << 23
+    return bits.to(acc, bitcast=True)
 
 
 @triton.jit

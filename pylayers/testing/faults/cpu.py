@@ -11,6 +11,7 @@ _fourier = partial(Fault, "leading_fourier", "csrc/cpu/leading_fourier.cpp")
 _bilinear = partial(Fault, "bilinear", "csrc/cpu/bilinear.cpp")
 _reduction = partial(Fault, "tensor_reduction", "csrc/cpu/tensor_reduction.cpp")
 _centered = partial(Fault, "centered", "csrc/cpu/centered.cpp")
+_columns = partial(Fault, "centered", "csrc/cpu/centered_columns.h")
 _halve = partial(Fault, "halve_until", "csrc/cpu/halve_until.cpp")
 _rows = partial(Fault, "rms_norm", "csrc/cpu/rows.h")
 _vector = partial(Fault, "swiglu", "csrc/cpu/vector.h")
@@ -36,12 +37,12 @@ FAULTS = (
     _centered("one.sum(0, x.dim()) / acc_t(x.dim())", "one.sum(0, x.dim()) / acc_t(x.dim() + 1)", "the mean divides by n + 1"),
     _centered("dim * (i % parts + 1) / parts);", "dim * (i % parts + 1) / parts - 1);", "a number of each part of a long row"),
     _centered("return v * load(weight + col, count);", "return v;", "the mean of the gradient without the weight"),
-    _centered("if (first < last) body(first, columns * (last - first));", "", "rows that remain of folded ones"),
-    _centered("sum[i % columns] += sum[i];", "sum[i % columns] = sum[i];", "folded rows count once"),
-    _centered("start = (begin + col) % features", "start = col % features", "weight of other columns"),
-    _centered("x, row) + begin + col, count) - load(m + col, count)", "x, row) + begin + col, count)", "dweight without the mean"),
-    _centered("total[col] += sums.sum[col];", "total[col] = sums.sum[col];", "dbias of the last mean of a share alone"),
-    _centered("std::min(first + run, rows)", "std::min(first + run - 1, rows)", "a part of each run is left out"),
+    _columns("if (first < last) body(first, columns * (last - first));", "", "rows that remain of folded ones"),
+    _columns("sum[i % columns] += sum[i];", "sum[i % columns] = sum[i];", "folded rows count once"),
+    _columns("start = (begin + col) % features", "start = col % features", "weight of other columns"),
+    _columns("x, row) + begin + col, count) - load(m + col, count)", "x, row) + begin + col, count)", "dweight without the mean"),
+    _columns("total[col] += sums.sum[col];", "total[col] = sums.sum[col];", "dbias of the last mean of a share alone"),
+    _columns("std::min(first + run, rows)", "std::min(first + run - 1, rows)", "a part of each run is left out"),
     # Halving
     _halve("shift - limit + more", "shift - limit", "once too few"),
     _halve("return (v < 0 ? -v : v) * factor;", "return v * factor;", "the sum of the numbers, not of their sizes"),

@@ -6,7 +6,9 @@ from ..fault import Fault
 
 _rows = partial(Fault, "rms_norm", "csrc/cuda/device/rows.cuh")
 _norm = partial(Fault, "rms_norm", "csrc/cuda/rms_norm.cu")
-_centered = partial(Fault, "centered", "csrc/cuda/centered.cu")
+_centered = partial(Fault, "centered", "csrc/cuda/centered.cuh")
+_centered_launch = partial(Fault, "centered", "csrc/cuda/centered.cu")
+_centered_split = partial(Fault, "centered", "csrc/cuda/centered_split.cuh")
 _halve = partial(Fault, "halve_until", "csrc/cuda/halve_until.cu")
 _sums = partial(Fault, "linear", "csrc/cuda/device/column_sums.cuh")
 _launch = partial(Fault, "swiglu", "csrc/cuda/device/launch.cuh")
@@ -132,7 +134,7 @@ FAULTS = (
     ),
     Fault("linear", "csrc/cuda/device/share.cuh", "(part < left)};", "(part <= left)};", "two parts take the same row"),
     # Centering
-    _centered("acc_t(1. / (count ? count : x.dim()))", "acc_t(1. / (count ? count + 1 : x.dim() + 1))", "the mean divides by n + 1"),
+    _centered_launch("acc_t(1. / (count ? count : x.dim()))", "acc_t(1. / (count ? count + 1 : x.dim() + 1))", "the mean divides by n + 1"),
     _centered("y[i] * w[i] - mean[i] :", "(y[i] - mean[i]) * w[i] :", "dx of rows without the weight in the mean"),
     _centered("sums[i] += g[i] * (x[i] - mean[i]);", "sums[i] += g[i] * x[i];", "dweight without the mean"),
     _centered(
@@ -151,8 +153,8 @@ FAULTS = (
         "dbias of the last mean of a share alone",
     ),
     _centered("feature = col % args.features;", "feature = col;", "weight is read behind its end"),
-    _centered("for (int64_t part = threadIdx.y; part < parts; part += 32)", "for (int64_t part = threadIdx.y; part < parts - 1; part += 32)", "a part of a column's sum"),
-    _centered("for (int64_t part = threadIdx.x; part < parts; part += kThreads)", "for (int64_t part = threadIdx.x; part < parts - 1; part += kThreads)", "a part of a row's sum"),
+    Fault("centered", "csrc/cuda/device/column_sums.cuh", "own * factor}", "own}", "the sum of a long column for its mean"),
+    _centered_split("for (int64_t part = threadIdx.x; part < parts; part += kThreads)", "for (int64_t part = threadIdx.x; part < parts - 1; part += kThreads)", "a part of a row's sum"),
     # Halving
     _halve("scaled += size * down;", "scaled += size;", "a sum that overflows"),
     _halve("exponent + shift - limit + more", "exponent + shift - limit", "once too few"),

@@ -87,6 +87,7 @@ FAULTS = (
     _device("across = tl.cdiv(dim, BLOCK_DIM)", "across = tl.cdiv(dim + 1, BLOCK_DIM)", "tiles are counted wrongly"),
     # Centering
     _centered("m = tl.sum(xs, 1) / dim", "m = tl.sum(xs, 1) / (dim + 1)", "the mean of a row divides by n + 1"),
+    Fault("centered", "triton_kernels/parts.py", "tl.sum(sums, 0) / size", "tl.sum(sums, 0)", "the sum of a long column for its mean"),
     _centered("m = tl.sum(xs, 0) / count", "m = tl.sum(xs, 0) / (count + 1)", "the mean of a column divides by n + 1"),
     _centered("tl.minimum((part + 1) * share, dim)", "(part + 1) * share", "the last share of a row goes beyond it"),
     _centered("col[None, :], live, acc) - m), 0)", "col[None, :], live, acc)), 0)", "dweight without the mean"),

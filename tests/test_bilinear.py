@@ -11,7 +11,7 @@ import pylayers
 # [rows, in1, in2, out]. Of the larger ones two have several blocks of rows and of the weight on a CPU, by either way to cut it,
 # two on a GPU.
 SIZES = [(1, 1, 1, 1), (3, 7, 5, 2), (17, 9, 40, 33), (2, 64, 3, 50)]
-LARGE = [(150, 33, 20, 40), (150, 70, 65, 3), (150, 96, 80, 90), (150, 400, 30, 20)]
+LARGE = [(2, 600, 3, 4), (150, 33, 20, 40), (150, 70, 65, 3), (150, 96, 80, 90), (150, 400, 30, 20)]
 
 matches_float64 = partial(harness.matches_float64, long_sums=True)
 

@@ -28,7 +28,7 @@ ATOMIC_SUM = """if (threadIdx.y == 0) sums[0][threadIdx.x] = 0;
   atomicAdd(&sums[0][threadIdx.x], own);
   __syncthreads();
   if (threadIdx.y > 0 || col >= dim) return;
-  own = sums[0][threadIdx.x];"""
+  const acc_t total[] = {sums[0][threadIdx.x]};"""
 
 FAULTS = (
     # Sums along a row
@@ -123,12 +123,20 @@ FAULTS = (
     _sums("    }\n    __syncthreads();\n  }\n}", "    }\n  }\n}", "sums are overwritten while others still read them"),
     _sums("threads.y / 2 *", "threads.y / 4 *", "half of the shared memory that is needed"),
     _sums("part += 32) own", "part += 33) own", "parts are left out of the sum"),
-    _sums("warp < 32; ++warp", "warp < 31; ++warp", "the parts of the last warp are left out"),
+    _sums("int i = 0; i < 16; ++i", "int i = 0; i < 15; ++i", "the parts of two warps are left out"),
     _sums("  if (col < dim) {\n", "  if (col <= dim) {\n", "a column behind the last"),
     _sums(
-        "sums[threadIdx.y][threadIdx.x] = own;\n  __syncthreads();\n"
-        "  if (threadIdx.y > 0 || col >= dim) return;\n#pragma unroll\n"
-        "  for (int warp = 1; warp < 32; ++warp) own += sums[warp][threadIdx.x];",
+        "sums[threadIdx.y][threadIdx.x] = own;\n"
+        "  __syncthreads();\n"
+        "  if (threadIdx.y > 0 || col >= dim) return;\n"
+        "  acc_t total[16];\n"
+        "#pragma unroll\n"
+        "  for (int i = 0; i < 16; ++i) total[i] = sums[i][threadIdx.x] + sums[i + 16][threadIdx.x];\n"
+        "#pragma unroll\n"
+        "  for (int half = 8; half > 0; half /= 2) {\n"
+        "#pragma unroll\n"
+        "    for (int i = 0; i < half; ++i) total[i] += total[i + half];\n"
+        "  }",
         ATOMIC_SUM,
         "with float atomics the bits depend on the order of the warps",
     ),
@@ -153,7 +161,7 @@ FAULTS = (
         "dbias of the last mean of a share alone",
     ),
     _centered("feature = col % args.features;", "feature = col;", "weight is read behind its end"),
-    Fault("centered", "csrc/cuda/device/column_sums.cuh", "own * factor}", "own}", "the sum of a long column for its mean"),
+    Fault("centered", "csrc/cuda/device/column_sums.cuh", "total[0] * factor}", "total[0]}", "the sum of a long column for its mean"),
     _centered_split("for (int64_t part = threadIdx.x; part < parts; part += kThreads)", "for (int64_t part = threadIdx.x; part < parts - 1; part += kThreads)", "a part of a row's sum"),
     # Halving
     _halve("scaled += size * down;", "scaled += size;", "a sum that overflows"),

@@ -93,5 +93,6 @@ MODULES = (
         title="Bilinear(64, 64, 64)",
         ours=lambda: pylayers.Bilinear(64, 64, 64),
         eager=lambda: torch.nn.Bilinear(64, 64, 64),
+        inputs=2,
     ),
 )

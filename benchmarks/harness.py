@@ -71,13 +71,14 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class ModuleBenchmark:
-    """A module of ours and the one it replaces, called on one small input: only the cost of the call is left."""
+    """A module of ours and the one it replaces, called on small inputs: only the cost of the call is left."""
 
     op: str
     title: str
     ours: Callable[[], torch.nn.Module]
     eager: Callable[[], torch.nn.Module]
     size: Size = (1, 64)
+    inputs: int = 1  # of this size each
 
 
 class Plan(NamedTuple):

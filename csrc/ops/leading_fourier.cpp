@@ -46,6 +46,7 @@ Tensor transform(const Tensor& x, const c10::SymInt& n, std::string_view norm) {
   const auto dtype = accumulation_dtype(x.scalar_type());
   if (x.sym_numel() == 0) return x.narrow_symint(-1, 0, n).to(c10::toComplexType(dtype));  // the library refuses to
   const Tensor all = at::fft_rfft(x.scalar_type() == dtype ? x : x.to(dtype), std::nullopt, -1, norm);
+  if (const auto count = n.maybe_as_int(); count && all.sym_size(-1).maybe_as_int() == count) return all;
   const Tensor y = all.narrow_symint(-1, 0, n);
   return n * 8 <= all.sym_size(-1) ? y.clone(at::MemoryFormat::Contiguous) : y;  // a view keeps the memory of all
 }

@@ -138,6 +138,7 @@ OWN = {
     "ScaledLinear": lambda cls: cls(3, 4, 0.5, bias=False, activation="tanh"),
     "LazyBilinear": lambda cls: cls(5, bias=False),
     "LazyCenteredAffine": lambda cls: cls(scale=False),
+    "LazyFixedLinear": lambda cls: cls(4, bias=False, activation="relu"),
     "LazyGatedMLP": lambda cls: cls(6, bias=True),
     "LazyLinear": lambda cls: cls(4, activation="silu", weight_init="xavier_uniform"),
     "LazyRMSNorm": lambda cls: cls(1e-3, offset=1.0),

@@ -30,6 +30,16 @@ LAYERS = {
         lambda **kind: pylayers.LazyGatedMLP(6, 3, True, **kind),
         lambda **kind: pylayers.GatedMLP(8, 6, 3, True, **kind),
     ),
+    "LazyScaledLinear": (
+        lambda **kind: pylayers.LazyScaledLinear(5, 0.5, **kind),
+        lambda **kind: pylayers.ScaledLinear(8, 5, 0.5, **kind),
+    ),
+    "LazyFixedLinear": (lambda **kind: pylayers.LazyFixedLinear(5, **kind), lambda **kind: pylayers.FixedLinear(8, 5, **kind)),
+    "LazyCenteredAffine": (lambda **kind: pylayers.LazyCenteredAffine(**kind), lambda **kind: pylayers.CenteredAffine(8, **kind)),
+    "LazyTensorReduction": (
+        lambda **kind: pylayers.LazyTensorReduction(5, symmetric=True, **kind),
+        lambda **kind: pylayers.TensorReduction(8, 5, symmetric=True, **kind),
+    ),
 }
 every_layer = pytest.mark.parametrize("make,plain", LAYERS.values(), ids=LAYERS.keys())
 
@@ -42,6 +52,10 @@ def plain_net() -> nn.Sequential:
     return nn.Sequential(pylayers.Linear(8, 16, activation="relu"), pylayers.RMSNorm(16), pylayers.Linear(16, 3))
 
 
+def held(layer: nn.Module) -> list[torch.Tensor]:
+    return [*layer.parameters(), *layer.buffers()]
+
+
 def same_state(one: nn.Module, other: nn.Module) -> bool:
     a, b = one.state_dict(), other.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
@@ -50,8 +64,8 @@ def same_state(one: nn.Module, other: nn.Module) -> bool:
 @every_layer
 def test_becomes_the_plain_layer(make, plain):
     layer = make()
-    assert all(is_lazy(one) for one in layer.parameters())
-    identities = [id(one) for one in layer.parameters()]
+    assert all(is_lazy(one) for one in held(layer))
+    identities = [id(one) for one in held(layer)]
     torch.manual_seed(1)
     y = layer(normal(2, 8))
     torch.manual_seed(1)
@@ -60,8 +74,8 @@ def test_becomes_the_plain_layer(make, plain):
     assert repr(layer) == repr(expected)
     assert same_state(layer, expected)
     assert torch.equal(y, expected(normal(2, 8)))
-    assert [id(one) for one in layer.parameters()] == identities
-    assert all(type(one) is nn.Parameter and not one.__dict__ for one in layer.parameters())
+    assert [id(one) for one in held(layer)] == identities
+    assert all(type(one) in (nn.Parameter, torch.Tensor) and not one.__dict__ for one in held(layer))
     assert not layer._forward_pre_hooks and not layer._load_state_dict_pre_hooks
     ours, theirs = ({key for key in vars(one) if "cls" not in key} for one in (layer, expected))
     assert ours == theirs
@@ -161,12 +175,12 @@ def test_optimiser_built_before_data(optimiser):
 def test_full_state_into_a_lazy_layer(make, plain):
     torch.manual_seed(0)
     trained, layer = plain(), make()
-    identities = [id(one) for one in layer.parameters()]
+    identities = [id(one) for one in held(layer)]
     torch.manual_seed(5)
     before = torch.get_rng_state()
     assert str(layer.load_state_dict(trained.state_dict())) == "<All keys matched successfully>"
     assert torch.equal(torch.get_rng_state(), before), "a loaded layer draws no initial values"
-    assert [id(one) for one in layer.parameters()] == identities
+    assert [id(one) for one in held(layer)] == identities
     assert same_state(layer, trained)
     assert torch.equal(layer(normal(2, 8)), trained(normal(2, 8)))
     assert type(layer) is type(trained) and repr(layer) == repr(trained)
@@ -188,7 +202,7 @@ def test_full_state_into_a_lazy_net():
 def test_lazy_state_into_a_lazy_layer(make, plain):
     layer = make()
     layer.load_state_dict(make().state_dict())
-    assert all(is_lazy(one) for one in layer.parameters())
+    assert all(is_lazy(one) for one in held(layer))
     assert layer(normal(2, 8)).shape[0] == 2 and type(layer) is type(plain())
 
 
@@ -246,8 +260,8 @@ def _copies(module: nn.Module):
 @every_layer
 def test_copies_of_a_lazy_layer(make, plain):
     for name, twin in _copies(make(dtype=torch.float64)).items():
-        assert all(is_lazy(one) and one.dtype == torch.float64 for one in twin.parameters()), name
-        assert all(repr(one).startswith("<Lazy") for one in twin.parameters()), name
+        assert all(is_lazy(one) and one.dtype == torch.float64 for one in held(twin)), name
+        assert all(repr(one).startswith("<Lazy") for one in held(twin)), name
         torch.manual_seed(2)
         y = twin(normal(2, 8, dtype=torch.float64))
         torch.manual_seed(2)
@@ -278,23 +292,31 @@ def test_state_dict_of_a_lazy_net_is_saved_without_pickled_code():
 @every_layer
 def test_dtype_and_device_follow(make, plain):
     for layer in (make().double(), make().to(torch.float64), make(dtype=torch.float64)):
-        assert all(is_lazy(one) for one in layer.parameters())
+        assert all(is_lazy(one) for one in held(layer))
         y = layer(normal(2, 8, dtype=torch.float64))
-        assert y.dtype == torch.float64 and {one.dtype for one in layer.parameters()} <= {torch.float64}
+        assert y.dtype == torch.float64 and {one.dtype for one in held(layer)} <= {torch.float64}
     meta = make(device="meta")
     assert meta(normal(2, 8).to("meta")).device.type == "meta"
-    assert {one.device.type for one in meta.parameters()} <= {"meta"}
+    assert {one.device.type for one in held(meta)} <= {"meta"}
     assert type(meta) is type(plain())
     moved = make().to("meta")
-    assert all(is_lazy(one) for one in moved.parameters())
+    assert all(is_lazy(one) for one in held(moved))
     assert moved(normal(2, 8).to("meta")).device.type == "meta"
+
+
+def test_buffers_of_a_lazy_layer():
+    layer = pylayers.LazyFixedLinear(5)
+    assert not list(layer.parameters()) and [name for name, _ in layer.named_buffers()] == ["weight", "bias"]
+    with pytest.raises(ValueError, match="LazyFixedLinear.weight has no shape before data"):
+        layer.weight + 1
+    assert pylayers.LazyFixedLinear.from_weights(torch.ones(2, 3)).weight.shape == (2, 3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @every_layer
 def test_moves_to_a_gpu(make, plain):
     layer = make().cuda()
-    assert layer(normal(2, 8, device="cuda")).is_cuda and all(one.is_cuda for one in layer.parameters())
+    assert layer(normal(2, 8, device="cuda")).is_cuda and all(one.is_cuda for one in held(layer))
 
 
 def test_requires_grad_is_kept():

@@ -1,6 +1,6 @@
 from .bilinear import Bilinear, LazyBilinear
 from .centered import CenteredAffine, CenteredLayer, LazyCenteredAffine
-from .fixed_linear import FixedLinear
+from .fixed_linear import FixedLinear, LazyFixedLinear
 from .gated_mlp import GatedMLP, LazyGatedMLP
 from .halve_until import HalveUntil
 from .leading_fourier import LeadingFourier
@@ -19,6 +19,7 @@ __all__ = [
     "HalveUntil",
     "LazyBilinear",
     "LazyCenteredAffine",
+    "LazyFixedLinear",
     "LazyGatedMLP",
     "LazyLinear",
     "LazyRMSNorm",

@@ -3,6 +3,8 @@ from torch import Tensor, nn
 
 from .. import functional
 from ..reference.linear import ACTIVATIONS
+from .lazy import Lazy
+from .linear import LazyLinear
 
 
 class FixedLinear(nn.Module):
@@ -86,3 +88,34 @@ class FixedLinear(nn.Module):
     def extra_repr(self) -> str:
         text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
         return text + (f", activation={self.activation!r}" if self.activation else "")
+
+
+class LazyFixedLinear(Lazy, FixedLinear):
+    """`FixedLinear` that takes in_features from the first input.
+
+    Args:
+        out_features, bias, device, dtype, activation: see `FixedLinear`.
+
+    Source, promises: see `pylayers.modules.lazy`; they hold for the buffers.
+
+    Equivalent to:
+        >>> FixedLinear(input.shape[-1], out_features, bias, device, dtype)
+    """
+
+    cls_to_become = FixedLinear
+    from_weights = FixedLinear.from_weights  # weights have a shape
+
+    def __init__(
+        self,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__(0, out_features, bias, device, dtype, activation=activation)
+
+    shapes = LazyLinear.shapes
+    sizes_of_input = LazyLinear.sizes_of_input
+    sizes_of_state = LazyLinear.sizes_of_state

@@ -28,16 +28,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parameter import UninitializedParameter, is_lazy
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_lazy
 
 # What a state_dict holds before data, so that torch.load reads it with weights_only=True.
-torch.serialization.add_safe_globals([UninitializedParameter])
+torch.serialization.add_safe_globals([UninitializedParameter, UninitializedBuffer])
 
 
-class LazyParameter(UninitializedParameter):
-    """A parameter without a shape, which says whose it is when it is used. It becomes an nn.Parameter, the same object."""
+class LazyTensor:
+    """In front of a tensor without a shape: says whose it is when it is used."""
 
-    owner = "a lazy layer's parameter"
+    owner = "a lazy layer's tensor"
     _allowed_methods = [*UninitializedParameter._allowed_methods, torch.Tensor.requires_grad_]
 
     def _sentence(self) -> str:
@@ -53,14 +53,12 @@ class LazyParameter(UninitializedParameter):
     size = share_memory_ = _refuse
 
     def materialize(self, shape, device=None, dtype=None) -> None:
-        self.__dict__.pop("owner", None)
+        for name in ("owner", "persistent", "_is_buffer"):  # the last two are those of torch's own
+            self.__dict__.pop(name, None)
         super().materialize(shape, device, dtype)
 
     def __repr__(self) -> str:
         return f"<{self.owner}, without a shape>"
-
-    def __reduce_ex__(self, proto):
-        return UninitializedParameter, (self.requires_grad, self.data.device, self.data.dtype)
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -69,6 +67,31 @@ class LazyParameter(UninitializedParameter):
         given = (*args, *(kwargs or {}).values())
         flat = (one for each in given for one in (each if isinstance(each, (list, tuple)) else (each,)))
         raise ValueError(next(one for one in flat if isinstance(one, cls))._sentence())
+
+
+class LazyParameter(LazyTensor, UninitializedParameter):
+    """Becomes an nn.Parameter, the same object."""
+
+    def __reduce_ex__(self, proto):
+        return UninitializedParameter, (self.requires_grad, self.data.device, self.data.dtype)
+
+
+class LazyBuffer(LazyTensor, UninitializedBuffer):
+    """Becomes a Tensor, the same object."""
+
+    def __deepcopy__(self, memo):
+        if id(self) not in memo:
+            memo[id(self)] = LazyBuffer(False, self.data.device, self.data.dtype)
+        return memo[id(self)]
+
+    def __reduce_ex__(self, proto):
+        return UninitializedBuffer, (False, self.data.device, self.data.dtype)
+
+
+def _without_shape(tensor: Tensor) -> LazyTensor:
+    if isinstance(tensor, nn.Parameter):
+        return LazyParameter(tensor.requires_grad, tensor.device, tensor.dtype)
+    return LazyBuffer(False, tensor.device, tensor.dtype)
 
 
 class Lazy(LazyModuleMixin):
@@ -83,13 +106,17 @@ class Lazy(LazyModuleMixin):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name, one in self._parameters.items():
-            if one is not None:
-                self._parameters[name] = LazyParameter(one.requires_grad, one.device, one.dtype)
+        for held, name, one in self._held():
+            held[name] = _without_shape(one)
         self.name_parameters()
 
+    def _held(self) -> list[tuple[dict, str, Tensor]]:
+        """What has a shape that depends on data: where it is, its name, and itself."""
+        dicts = ((self._parameters, self._parameters), (self._buffers, self._buffers.keys() & self.shapes().keys()))
+        return [(held, name, held[name]) for held, names in dicts for name in names if held[name] is not None]
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of every parameter that there may be, from the layer's attributes."""
+        """The shape of every parameter that there may be, and of buffers that depend on data, from the layer's attributes."""
         return {}
 
     def sizes_of_input(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -117,15 +144,15 @@ class Lazy(LazyModuleMixin):
     def _take(self, sizes: Mapping[str, Any]) -> bool:
         """Gives the parameters their shapes. Whether there were any."""
         self.__dict__.update(sizes)
-        waiting = {name: shape for name, shape in self.shapes().items() if is_lazy(self._parameters.get(name))}
-        for name, shape in waiting.items():
-            self._parameters[name].materialize(shape)
+        shapes, waiting = self.shapes(), [(name, one) for _, name, one in self._held() if is_lazy(one)]
+        for name, one in waiting:
+            one.materialize(shapes[name])
         return bool(waiting)
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs):
         load = super()._load_from_state_dict
         arguments = (state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        found = {name: state_dict.get(prefix + name) for name, one in self._parameters.items() if one is not None}
+        found = {name: state_dict.get(prefix + name) for _, name, _ in self._held()}
         shapes = {name: one.shape for name, one in found.items() if one is not None and not is_lazy(one)}
         if not shapes:  # nothing for this layer, or the state of an equally lazy one
             return load(*arguments)
@@ -159,12 +186,11 @@ class Lazy(LazyModuleMixin):
         """Nothing is left to do for it: see `_load_from_state_dict`."""
 
     def _apply(self, fn, recurse=True):
-        waiting = [name for name, one in self._parameters.items() if is_lazy(one)]
+        waiting = [(held, name) for held, name, one in self._held() if is_lazy(one)]
         super()._apply(fn, recurse)
-        for name in waiting:
-            moved = self._parameters[name]
-            if not is_lazy(moved):  # made anew, as between the meta device and others
-                self._parameters[name] = LazyParameter(moved.requires_grad, moved.device, moved.dtype)
+        for held, name in waiting:
+            if not is_lazy(held[name]):  # made anew, as between the meta device and others
+                held[name] = _without_shape(held[name])
         self.name_parameters()
         return self
 
@@ -175,10 +201,10 @@ class Lazy(LazyModuleMixin):
         self.__class__ = self.cls_to_become
 
     def name_parameters(self) -> None:
-        """Lets parameters without a shape, which may come from a file, say whose they are."""
-        for name, one in self._parameters.items():
+        """Lets what has no shape, which may come from a file, say whose it is."""
+        for _, name, one in self._held():
             if is_lazy(one):
-                one.__class__ = LazyParameter  # torch's own after unpickling
+                one.__class__ = LazyParameter if isinstance(one, nn.Parameter) else LazyBuffer  # torch's own after unpickling
                 one.owner = f"{type(self).__name__}.{name}"
 
     def __setstate__(self, state: dict[str, Any]) -> None:

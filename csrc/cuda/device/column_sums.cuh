@@ -51,9 +51,9 @@ __global__ void __launch_bounds__(1024) add_parts_kernel(scalar_t* sum, const ac
 #pragma unroll
   for (int i = 0; i < 16; ++i) total[i] = sums[i][threadIdx.x] + sums[i + 16][threadIdx.x];
 #pragma unroll
-  for (int half = 8; half > 0; half /= 2) {
+  for (int level = 3; level >= 0; --level) {
 #pragma unroll
-    for (int i = 0; i < half; ++i) total[i] += total[i + half];
+    for (int i = 0; i < 1 << level; ++i) total[i] += total[i + (1 << level)];
   }
   store_one(sum + group * dim, col, dim, Values<acc_t, 1>{total[0] * factor});
 }

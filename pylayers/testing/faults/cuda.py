@@ -133,9 +133,9 @@ FAULTS = (
         "#pragma unroll\n"
         "  for (int i = 0; i < 16; ++i) total[i] = sums[i][threadIdx.x] + sums[i + 16][threadIdx.x];\n"
         "#pragma unroll\n"
-        "  for (int half = 8; half > 0; half /= 2) {\n"
+        "  for (int level = 3; level >= 0; --level) {\n"
         "#pragma unroll\n"
-        "    for (int i = 0; i < half; ++i) total[i] += total[i + half];\n"
+        "    for (int i = 0; i < 1 << level; ++i) total[i] += total[i + (1 << level)];\n"
         "  }",
         ATOMIC_SUM,
         "with float atomics the bits depend on the order of the warps",

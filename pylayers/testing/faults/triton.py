@@ -60,7 +60,7 @@ FAULTS = (
     # Sums over rows
     _parts("tl.minimum((part + 1) * share, rows)", "(part + 1) * share", "the last part goes beyond the last row"),
     _parts("(part < parts)[:, None]", "(part <= parts)[:, None]", "a part behind the last"),
-    _parts("tl.sum(sums, 0), mask=col < dim)", "tl.sum(sums, 0))", "sums are written behind the last column"),
+    _parts("tl.sum(sums, 0) / size, mask=col < dim)", "tl.sum(sums, 0) / size)", "sums are written behind the last column"),
     _parts("share = ceil_div(rows, parts)", "share = rows // parts", "the rows that remain are forgotten"),
     # SwiGLU
     _swiglu("(1 + a * (1 - s))", "(1 - a * (1 - s))", "another derivative"),

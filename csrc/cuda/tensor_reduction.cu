@@ -18,7 +18,8 @@ struct Triangle {
   const acc_of<scalar_t>* before;
   scalar_t* z;
   const scalar_t* x;
-  int64_t dim, first, last, tiles, dx_stride, before_stride, z_stride, x_stride;
+  int64_t dim, first, last, dx_stride, before_stride, z_stride, x_stride;
+  unsigned tiles;
 
   // Where row i begins in z.
   __device__ int64_t start(int64_t i) const {
@@ -81,8 +82,8 @@ __global__ void __launch_bounds__(kWarp * kWarps) tensor_reduction_rows_kernel(c
 
 template <class scalar_t>
 Triangle<scalar_t> triangle(const Output& z, const Input& x, int64_t first, int64_t last, int64_t tiles) {
-  return {nullptr, nullptr, data<scalar_t>(z), data<const scalar_t>(x), x.dim(), first, last, tiles, 0, 0, z.stride[0],
-          x.stride[0]};
+  return {nullptr, nullptr, data<scalar_t>(z), data<const scalar_t>(x), x.dim(), first, last, 0, 0, z.stride[0],
+          x.stride[0], unsigned(tiles)};
 }
 
 }  // namespace
@@ -102,11 +103,11 @@ void tensor_reduction_contract(Stream stream, Output dx, Input before, Input z, 
     using acc_t = acc_of<scalar_t>;
     const int64_t columns = ceil_div(x.dim(), kColumns), rows = ceil_div(last - first, kWarps);
     Triangle<scalar_t> args{data<acc_t>(dx), data<const acc_t>(before), const_cast<scalar_t*>(data<const scalar_t>(z)),
-                            data<const scalar_t>(x), x.dim(), first, last, columns, dx.stride[0], before.stride[0],
-                            z.stride[0], x.stride[0]};
+                            data<const scalar_t>(x), x.dim(), first, last, dx.stride[0], before.stride[0],
+                            z.stride[0], x.stride[0], unsigned(columns)};
     launch("tensor_reduction_contract", tensor_reduction_columns_kernel<scalar_t>, z.rows() * columns, kColumns, 0,
            stream, args);
-    args.tiles = rows;
+    args.tiles = unsigned(rows);
     launch("tensor_reduction_contract", tensor_reduction_rows_kernel<scalar_t>, z.rows() * rows, dim3(kWarp, kWarps), 0,
            stream, args);
   });

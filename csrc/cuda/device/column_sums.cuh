@@ -31,7 +31,7 @@ __device__ void add_groups(Values<acc_t, width> (&sums)[vectors]) {
 }
 
 // sum[group, col] = factor · Σ_p partial[group, p, col]: a warp reads 32 columns, the 32 warps take every 32nd part; warp 0 adds
-// their sums in pairs, which rounds less than one after the other. Blocks are counted along the columns first.
+// their sums in four lots, which rounds less than one after the other. Blocks are counted along the columns first.
 template <class scalar_t>
 __global__ void __launch_bounds__(1024) add_parts_kernel(scalar_t* sum, const acc_of<scalar_t>* partial, int64_t parts, int64_t dim,
                                                          unsigned tiles, acc_of<scalar_t> factor) {
@@ -47,15 +47,14 @@ __global__ void __launch_bounds__(1024) add_parts_kernel(scalar_t* sum, const ac
   sums[threadIdx.y][threadIdx.x] = own;
   __syncthreads();
   if (threadIdx.y > 0 || col >= dim) return;
-  acc_t total[16];
+  acc_t total[4] = {};
 #pragma unroll
-  for (int i = 0; i < 16; ++i) total[i] = sums[i][threadIdx.x] + sums[i + 16][threadIdx.x];
+  for (int warp = 0; warp < 32; warp += 4) {
 #pragma unroll
-  for (int level = 3; level >= 0; --level) {
-#pragma unroll
-    for (int i = 0; i < 1 << level; ++i) total[i] += total[i + (1 << level)];
+    for (int i = 0; i < 4; ++i) total[i] += sums[warp + i][threadIdx.x];
   }
-  store_one(sum + group * dim, col, dim, Values<acc_t, 1>{total[0] * factor});
+  own = (total[0] + total[1]) + (total[2] + total[3]);
+  store_one(sum + group * dim, col, dim, Values<acc_t, 1>{own * factor});
 }
 
 template <class scalar_t>

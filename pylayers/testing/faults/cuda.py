@@ -28,7 +28,7 @@ ATOMIC_SUM = """if (threadIdx.y == 0) sums[0][threadIdx.x] = 0;
   atomicAdd(&sums[0][threadIdx.x], own);
   __syncthreads();
   if (threadIdx.y > 0 || col >= dim) return;
-  const acc_t total[] = {sums[0][threadIdx.x]};"""
+  own = sums[0][threadIdx.x];"""
 
 FAULTS = (
     # Sums along a row
@@ -123,20 +123,19 @@ FAULTS = (
     _sums("    }\n    __syncthreads();\n  }\n}", "    }\n  }\n}", "sums are overwritten while others still read them"),
     _sums("threads.y / 2 *", "threads.y / 4 *", "half of the shared memory that is needed"),
     _sums("part += 32) own", "part += 33) own", "parts are left out of the sum"),
-    _sums("int i = 0; i < 16; ++i", "int i = 0; i < 15; ++i", "the parts of two warps are left out"),
+    _sums("warp < 32; warp += 4", "warp < 28; warp += 4", "the parts of the last four warps are left out"),
     _sums("  if (col < dim) {\n", "  if (col <= dim) {\n", "a column behind the last"),
     _sums(
         "sums[threadIdx.y][threadIdx.x] = own;\n"
         "  __syncthreads();\n"
         "  if (threadIdx.y > 0 || col >= dim) return;\n"
-        "  acc_t total[16];\n"
+        "  acc_t total[4] = {};\n"
         "#pragma unroll\n"
-        "  for (int i = 0; i < 16; ++i) total[i] = sums[i][threadIdx.x] + sums[i + 16][threadIdx.x];\n"
+        "  for (int warp = 0; warp < 32; warp += 4) {\n"
         "#pragma unroll\n"
-        "  for (int level = 3; level >= 0; --level) {\n"
-        "#pragma unroll\n"
-        "    for (int i = 0; i < 1 << level; ++i) total[i] += total[i + (1 << level)];\n"
-        "  }",
+        "    for (int i = 0; i < 4; ++i) total[i] += sums[warp + i][threadIdx.x];\n"
+        "  }\n"
+        "  own = (total[0] + total[1]) + (total[2] + total[3]);",
         ATOMIC_SUM,
         "with float atomics the bits depend on the order of the warps",
     ),
@@ -161,7 +160,7 @@ FAULTS = (
         "dbias of the last mean of a share alone",
     ),
     _centered("feature = col % args.features;", "feature = col;", "weight is read behind its end"),
-    Fault("centered", "csrc/cuda/device/column_sums.cuh", "total[0] * factor}", "total[0]}", "the sum of a long column for its mean"),
+    Fault("centered", "csrc/cuda/device/column_sums.cuh", "own * factor}", "own}", "the sum of a long column for its mean"),
     _centered_split("for (int64_t part = threadIdx.x; part < parts; part += kThreads)", "for (int64_t part = threadIdx.x; part < parts - 1; part += kThreads)", "a part of a row's sum"),
     # Halving
     _halve("scaled += size * down;", "scaled += size;", "a sum that overflows"),

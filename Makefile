@@ -14,7 +14,7 @@ endif
 .PHONY: test bench check gpu-check stubs clean
 
 test: $(READY)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 bench: $(READY)  # which checks every kernel before it measures it
 	$(PY) -m pylayers bench $(BENCH)
@@ -37,7 +37,8 @@ stubs: $(READY)
 $(VENV)/environment: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pytest hypothesis plotly rich safetensors $(NVCC)
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pytest pytest-xdist hypothesis plotly rich safetensors \
+		scikit-learn nbclient nbformat ipykernel $(NVCC)
 	touch $@
 
 # Reinstalled when something that is compiled changed; Python files are used where they are.

@@ -1,7 +1,9 @@
 """What `python -m pylayers check` and `bench` know of every op."""
 
-from . import linear, rms_norm, swiglu
+from . import bilinear, centered, halve_until, leading_fourier, linear, parallel, rms_norm, swiglu, tensor_reduction
 from .harness import Benchmark, ModuleBenchmark
 
-BENCHMARKS: tuple[Benchmark, ...] = rms_norm.BENCHMARKS + swiglu.BENCHMARKS + linear.BENCHMARKS
-MODULES: tuple[ModuleBenchmark, ...] = rms_norm.MODULES + swiglu.MODULES + linear.MODULES
+OPS = (rms_norm, swiglu, linear, parallel, bilinear, tensor_reduction, centered, halve_until, leading_fourier)
+
+BENCHMARKS: tuple[Benchmark, ...] = sum((op.BENCHMARKS for op in OPS), ())
+MODULES: tuple[ModuleBenchmark, ...] = sum((op.MODULES for op in OPS), ())

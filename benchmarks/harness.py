@@ -58,6 +58,9 @@ class Benchmark:
     quick: bool = True  # part of --quick
     # Limited by a matrix product of its sizes [rows, inner, dim], not by memory.
     product: bool = False
+    # The matrix product of as many operations as the forward has, where that is another one.
+    product_size: Callable[..., Size] = lambda *size: size
+    long_sums: bool = False  # see pylayers.check.compare_call
     # Kernel → (backend, *size, bytes of an element) → what its launches in forward + backward must move: on a GPU, for
     # few rows of whole 16 bytes, as `counted_size` and those of the tests are.
     traffic: Mapping[str, Callable[..., Traffic]] = field(default_factory=dict)
@@ -68,13 +71,14 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class ModuleBenchmark:
-    """A module of ours and the one it replaces, called on one small input: only the cost of the call is left."""
+    """A module of ours and the one it replaces, called on small inputs: only the cost of the call is left."""
 
     op: str
     title: str
     ours: Callable[[], torch.nn.Module]
     eager: Callable[[], torch.nn.Module]
     size: Size = (1, 64)
+    inputs: int = 1  # of this size each
 
 
 class Plan(NamedTuple):

@@ -87,6 +87,14 @@ def epilogue_backward_traffic(backend: str, rows: int, inner: int, dim: int, siz
     return matrices + row_sums(backend, rows, dim, size)
 
 
+def traffic(saves_product: bool) -> dict[str, Callable[..., Traffic]]:
+    return {
+        "linear_forward": products_traffic(saves_product),
+        "linear_epilogue_forward": epilogue_forward_traffic,
+        "linear_epilogue_backward": epilogue_backward_traffic,
+    }
+
+
 def declare(activation: str | None) -> Benchmark:
     return Benchmark(
         op="linear",
@@ -97,11 +105,7 @@ def declare(activation: str | None) -> Benchmark:
         inputs=inputs,
         elements=elements,
         flops=flops,
-        traffic={
-            "linear_forward": products_traffic(saves_product=activation is not None),
-            "linear_epilogue_forward": epilogue_forward_traffic,
-            "linear_epilogue_backward": epilogue_backward_traffic,
-        },
+        traffic=traffic(saves_product=activation is not None),
         counted_size=(64, 256, 1024),
         model_size=lambda model, tokens: (tokens, model.dim, model.hidden),
         sizes=SIZES,

@@ -79,9 +79,9 @@ def measure(plan: Plan, device: torch.device, checks: Mapping, budget: float) ->
 def measure_call(
     benchmark: ModuleBenchmark, device: torch.device, backward: bool, checks: Mapping, budget: float
 ) -> Case:
-    """What one module call on a small float32 tensor costs: no gradients at all, or forward + backward."""
-    generator = torch.Generator(device).manual_seed(0)
-    input = random(*benchmark.size, dtype=torch.float32, device=device, generator=generator)
+    """What one module call on small float32 tensors costs: no gradients at all, or forward + backward."""
+    kind = dict(dtype=torch.float32, device=device, generator=torch.Generator(device).manual_seed(0))
+    inputs = tuple(random(*benchmark.size, **kind) for _ in range(benchmark.inputs))
     step = "forward + backward" if backward else "forward"
     case = Case(benchmark.op, benchmark.title, benchmark.size, "float32", step, "call")
     variants = []
@@ -91,10 +91,10 @@ def measure_call(
         if competitor.function is None:
             continue
         module = competitor.function().to(device).requires_grad_(backward)
-        call = partial(module, input)
+        call = partial(module, *inputs)
         if backward:
-            grad = torch.randn_like(module(input))
-            call = _backward_call(module, (input.clone().requires_grad_(),), grad, list(module.parameters()))
+            grad, leaves = torch.randn_like(module(*inputs)), tuple(x.clone().requires_grad_() for x in inputs)
+            call = _backward_call(module, leaves, grad, list(module.parameters()))
         variant = Variant(competitor.name, competitor.role, call, competitor.scope)
         if _runs(entry, variant):
             variants.append(variant)
@@ -183,7 +183,7 @@ def _runs(entry: Entry, variant: Variant) -> bool:
 def _roofs(plan: Plan, total_bytes: int, device: torch.device, sets: int) -> list[Variant]:
     if not plan.benchmark.product:
         return copy_roofs(total_bytes, device, sets)
-    return [product_roof(*plan.size, dtype=plan.dtype, device=device, backward=plan.backward)]
+    return [product_roof(*plan.benchmark.product_size(*plan.size), dtype=plan.dtype, device=device, backward=plan.backward)]
 
 
 def _first_line(error: Exception) -> str:

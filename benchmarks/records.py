@@ -86,6 +86,7 @@ class Case:
     def roof(self) -> str | None:
         return next((name for name, entry in self.entries.items() if entry.role == "roof"), None)
 
+
 @dataclass
 class Results:
     """Everything one run found out. `model` is what training.compare returns, `counted` what counted.run does."""

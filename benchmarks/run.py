@@ -56,17 +56,19 @@ def main(args: argparse.Namespace) -> int:
     _measure_all(args, device, results, screen)
     results.machine["busy_after"] = machine.busy_share()
     results.machine["seconds"] = round(time.perf_counter() - started, 1)
+    args.output.mkdir(parents=True, exist_ok=True)
+    numbers = args.output / "results.json"
+    numbers.write_text(results.to_json())  # what took minutes is kept, whatever becomes of the report
     results.targets = targets.judge(results)
     for table in report.all_tables(results):
         screen.table(table)
     failed = _failures(results)
     for line in (*failed, *machine.warnings(results.machine)):
         screen.say(line)
-    args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "results.json").write_text(results.to_json())
+    numbers.write_text(results.to_json())
     (args.output / "index.html").write_text(report.html(results))
     took = results.machine["seconds"]
-    screen.say(f"\n{took:.0f} s. Report: {args.output}/index.html, numbers: {args.output}/results.json")
+    screen.say(f"\n{took:.0f} s. Report: {args.output}/index.html, numbers: {numbers}")
     regressed = old is not None and _report_regressions(screen, old, results, args.tolerance)
     return 1 if failed or regressed else 0
 
@@ -134,14 +136,16 @@ def _failures(results: Results) -> list[str]:
 
 
 def _too_slow(plan: Plan, found: dict) -> bool:
-    predicted = roofs.predicted_seconds(found, dtype_name(plan.dtype), *plan.size, backward=plan.backward)
+    size = plan.benchmark.product_size(*plan.size)
+    predicted = roofs.predicted_seconds(found, dtype_name(plan.dtype), *size, backward=plan.backward)
     return predicted > SLOWEST_SECONDS
 
 
 def _chosen(args: argparse.Namespace) -> tuple[Sequence[Benchmark], Sequence[ModuleBenchmark]]:
-    wanted = args.op or OPS
-    benchmarks = [one for one in BENCHMARKS if one.op in wanted and (one.quick or not args.quick)]
-    return benchmarks, [] if args.model else [one for one in MODULES if one.op in wanted]
+    """--quick leaves out what was not named and is not for it."""
+    benchmarks = [one for one in BENCHMARKS if one.op in (args.op or OPS) and (one.quick or args.op or not args.quick)]
+    ops = {one.op for one in benchmarks}
+    return benchmarks, [] if args.model else [one for one in MODULES if one.op in ops]
 
 
 def _plans(args: argparse.Namespace, benchmarks: Sequence[Benchmark], device: torch.device) -> Iterator[Plan]:

@@ -17,10 +17,14 @@ class Traffic:
 
     load: int
     store: int
-    halves: int = 0  # of store: sectors that two instructions write half of each, so that they count twice
+    halves: int = 0  # of store: sectors that several instructions write a part of each, as far as they count again
+    # load is a bound: mostly small operands, which lanes read as often as the compiler's layout has it, or in vain at the
+    # ends of rows that begin anywhere.
+    at_most: bool = False
 
     def __add__(self, other: Traffic) -> Traffic:
-        return Traffic(*(a + b for a, b in zip(astuple(self), astuple(other))))
+        *sums, at_most = (a + b for a, b in zip(astuple(self), astuple(other)))
+        return Traffic(*sums, at_most > 0)
 
     @property
     def store_sectors(self) -> int:
@@ -35,6 +39,11 @@ def parts(rows: int, dim: int) -> int:
     """Partial sums that a sum over rows is split into: csrc/cuda/parts.h."""
     most = 4 * 132 if dim <= 256 else 2 * 132 if dim <= 8192 else 132
     return max(1, min(most, max(rows // 32, min(rows, 132))))
+
+
+def one_number(warps: int) -> Traffic:
+    """Read by every thread of so many warps: each asks for 128 bytes of a sector of 32, and half way between is stated."""
+    return Traffic(load=warps * (32 * ACCUMULATOR + 32) // 2, store=0)
 
 
 def row_sums(backend: str, rows: int, dim: int, size: int) -> Traffic:

@@ -80,11 +80,34 @@ def modules(root: Path, toolkit) -> list:
     return [ops, doors]
 
 
+def of_package(name: str, root: Path, toolkit, include: Path, library: Path):
+    """The shared object of a package with kernels of its own, linked against our ops library."""
+    os.chdir(root)
+    cuda = toolkit.home is not None
+    defines = ["-DPYLAYERS_OPS=<ops.def>"]
+    return (CUDAExtension if cuda else CppExtension)(
+        name,
+        _sources(root, "csrc/*.cpp", "csrc/ops/*.cpp", "csrc/cpu/*.cpp", *(["csrc/cuda/*.cu"] if cuda else []))
+        + _per_instruction_set(root),
+        include_dirs=[str(root / "csrc"), str(include)],
+        library_dirs=[str(library)],
+        extra_compile_args={"cxx": FLAGS + defines, "nvcc": ["-O3", "-lineinfo", "-Xcompiler=-fvisibility=hidden", *defines]},
+        extra_link_args=["-Wl,-s", f"-Wl,-rpath,$ORIGIN/../pylayers:{library}", "-l:_ops.abi3.so"],
+        depends=_sources(root, "csrc/**/*.h", "csrc/**/*.cuh", "csrc/ops.def"),
+    )
+
+
 def _limit_jobs() -> None:
     if "MAX_JOBS" in os.environ:
         return
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     os.environ["MAX_JOBS"] = str(max(1, min(os.cpu_count() or 1, available // MEMORY_PER_JOB)))
+
+
+class BuildPackage(BuildExtension):
+    def build_extensions(self):
+        _limit_jobs()
+        super().build_extensions()
 
 
 class Build(BuildExtension):

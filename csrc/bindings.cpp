@@ -98,9 +98,22 @@ at::Tensor rms_norm_door(const at::Tensor& input, const std::vector<int64_t>& no
 }
 
 at::Tensor linear_door(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-                       std::optional<std::string_view> activation) {
+                       std::optional<std::string_view> activation, double scale) {
   const py::gil_scoped_release no_gil;
-  return linear(input, weight, bias, activation);
+  return linear(input, weight, bias, activation, scale);
+}
+
+at::Tensor parallel_linear_door(const at::Tensor& input, const std::vector<at::Tensor>& weights,
+                                const std::vector<std::optional<at::Tensor>>& biases, std::optional<std::string_view> activation) {
+  const py::gil_scoped_release no_gil;
+  c10::List<std::optional<at::Tensor>> list;
+  for (const auto& bias : biases) list.push_back(bias);
+  return parallel_linear(input, weights, list, activation);
+}
+
+at::Tensor center_door(const at::Tensor& input, const std::optional<std::vector<int64_t>>& dim) {
+  const py::gil_scoped_release no_gil;
+  return center(input, dim ? at::OptionalIntArrayRef(*dim) : at::OptionalIntArrayRef());
 }
 
 }  // namespace
@@ -116,7 +129,17 @@ PYBIND11_MODULE(_C, m) {
         py::arg("offset"));
   m.def("swiglu", &swiglu, without_gil(), py::arg("gate"), py::arg("up"));
   m.def("swiglu_packed", &swiglu_packed, without_gil(), py::arg("input"));
-  m.def("linear", &linear_door, py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("activation"));
+  m.def("bilinear", &bilinear, without_gil(), py::arg("input1"), py::arg("input2"), py::arg("weight"), py::arg("bias"));
+  m.def("tensor_reduction", &tensor_reduction, without_gil(), py::arg("input"), py::arg("weight"), py::arg("bias"),
+        py::arg("symmetric"));
+  m.def("linear", &linear_door, py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("activation"),
+        py::arg("scale"));
+  m.def("parallel_linear", &parallel_linear_door, py::arg("input"), py::arg("weights"), py::arg("biases"), py::arg("activation"));
+  m.def("leading_fourier", &leading_fourier, without_gil(), py::arg("input"), py::arg("n_coeff"), py::arg("dim"), py::arg("norm"),
+        py::arg("onesided"));
+  m.def("center", &center_door, py::arg("input"), py::arg("dim"));
+  m.def("centered_affine", &centered_affine, without_gil(), py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("dim"));
+  m.def("halve_until", &halve_until, without_gil(), py::arg("input"), py::arg("threshold"));
 
   m.def("backends", &backends, "name -> (device types it can serve, kernels it has)");
   m.def("kernels", &registry::kernels, "The names of all kernels.");

@@ -3,6 +3,11 @@
 
 #include "view.h"
 
+// A package with kernels of its own has its own ops.def, and is compiled with -DPYLAYERS_OPS=<ops.def>.
+#ifndef PYLAYERS_OPS
+#define PYLAYERS_OPS "ops.def"
+#endif
+
 struct CUstream_st;
 
 namespace pylayers {
@@ -11,13 +16,13 @@ namespace pylayers {
 #define KERNEL(name, ...) __attribute__((weak)) void name(__VA_ARGS__);
 namespace cpu {
 namespace baseline {
-#include "ops.def"
+#include PYLAYERS_OPS
 }
 namespace avx2 {
-#include "ops.def"
+#include PYLAYERS_OPS
 }
 namespace avx512 {
-#include "ops.def"
+#include PYLAYERS_OPS
 }
 }  // namespace cpu
 #undef KERNEL
@@ -25,7 +30,7 @@ namespace avx512 {
 #define KERNEL(name, ...) __attribute__((weak)) void name(Stream stream, __VA_ARGS__);
 namespace cuda {
 using Stream = CUstream_st*;
-#include "ops.def"
+#include PYLAYERS_OPS
 }  // namespace cuda
 #undef KERNEL
 

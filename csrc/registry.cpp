@@ -1,4 +1,4 @@
-#include "registry.h"
+#include "table.h"
 
 #include <ATen/ops/as_strided.h>
 #include <ATen/ops/full.h>
@@ -56,13 +56,6 @@ std::string detect_capability() {
   if (!std::strcmp(forced, "baseline") || best == "avx512") return forced;
   TORCH_WARN("PYLAYERS_CPU_CAPABILITY=", forced, " is ignored: this processor has ", best);
   return best;
-}
-
-template <class Function>
-Function pick(Function baseline, Function avx2, Function avx512) {
-  const std::string best = registry::cpu_capability();
-  if (best == "avx512" && avx512) return avx512;
-  return best != "baseline" && avx2 ? avx2 : baseline;
 }
 
 Dtype dtype_of(const at::Tensor& tensor) {
@@ -241,6 +234,11 @@ const KernelEntry::Implementation* KernelEntry::find(const Target& target) const
   return exists(fallback) ? &fallback : nullptr;
 }
 
+bool KernelEntry::shared_by_threads(const Target& target) const {
+  const auto* implementation = find(target);
+  return implementation && target.device.is_cpu() && !implementation->boxed && !implementation->takes_stream;
+}
+
 const KernelEntry::Implementation& KernelEntry::resolve(const Target& target) const {
   const auto* implementation = find(target);
   TORCH_CHECK(implementation, name_, ": backend '", table()[target.backend].name, "' has no such kernel");
@@ -276,12 +274,5 @@ void run_observed(const char* kernel, const std::vector<const Argument*>& argume
   }
   now->after(kernel, false);
 }
-
-namespace kernels {
-#define KERNEL(name, ...) \
-  Kernel<void(__VA_ARGS__)> name(#name, pick(cpu::baseline::name, cpu::avx2::name, cpu::avx512::name), cuda::name);
-#include "ops.def"
-#undef KERNEL
-}  // namespace kernels
 
 }  // namespace pylayers

@@ -13,12 +13,10 @@
 
 #include "kernels.h"
 
-#define PYLAYERS_API __attribute__((visibility("default")))
-
 namespace pylayers {
 
 // A tensor as a kernel is to see it: native kernels take the view, Python kernels a tensor with the view's sizes and strides.
-struct Argument {
+struct PYLAYERS_API Argument {
   Argument() = default;
   // [size…] of a contiguous tensor, or of `tensor` from element `offset` on with the given strides.
   static Argument input(const at::Tensor& tensor, at::IntArrayRef size, at::IntArrayRef stride = {}, int64_t offset = 0);
@@ -99,6 +97,8 @@ class PYLAYERS_API KernelEntry {
  public:
   KernelEntry(const char* name, void* cpu, void* cuda);
   bool has(const Target& target) const { return find(target) != nullptr; }
+  // True where several threads may call it at once: compiled code on the CPU, which nobody watches.
+  bool shared_by_threads(const Target& target) const;
   const char* name() const { return name_; }
 
  protected:
@@ -172,7 +172,7 @@ class Kernel<void(Parameters...)> : public KernelEntry {
 
 namespace kernels {
 #define KERNEL(name, ...) extern PYLAYERS_API Kernel<void(__VA_ARGS__)> name;
-#include "ops.def"
+#include PYLAYERS_OPS
 #undef KERNEL
 }  // namespace kernels
 

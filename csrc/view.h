@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#define PYLAYERS_API __attribute__((visibility("default")))  // for packages with kernels of their own too
+
 namespace pylayers {
 
 enum class Dtype : int8_t { float64, float32, float16, bfloat16 };

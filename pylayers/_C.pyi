@@ -5,11 +5,17 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['backends', 'cpu_capability', 'emulate', 'kernels', 'linear', 'observe', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed']
+__all__: list[str] = ['backends', 'bilinear', 'center', 'centered_affine', 'cpu_capability', 'emulate', 'halve_until', 'kernels', 'leading_fourier', 'linear', 'observe', 'parallel_linear', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed', 'tensor_reduction']
 def backends() -> dict:
     """
     name -> (device types it can serve, kernels it has)
     """
+def bilinear(input1: torch.Tensor, input2: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    ...
+def center(input: torch.Tensor, dim: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> torch.Tensor:
+    ...
+def centered_affine(input: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, dim: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
+    ...
 def cpu_capability() -> str:
     """
     The instruction set in use: baseline, avx2 or avx512.
@@ -18,16 +24,22 @@ def emulate(kernel: str, launcher: typing.SupportsInt | typing.SupportsIndex) ->
     """
     The launcher that serves CPU tensors on "cuda" by its address; 0: none.
     """
+def halve_until(input: torch.Tensor, threshold: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
+    ...
 def kernels() -> list[str]:
     """
     The names of all kernels.
     """
-def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str | None) -> torch.Tensor:
+def leading_fourier(input: torch.Tensor, n_coeff: typing.SupportsInt | typing.SupportsIndex | None, dim: typing.SupportsInt | typing.SupportsIndex, norm: str, onesided: bool) -> torch.Tensor:
+    ...
+def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str | None, scale: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
     ...
 def observe(backends: collections.abc.Sequence[str], before: typing.Any, after: typing.Any) -> None:
     """
     Call before(kernel, arguments) and after(kernel, failed) around kernels that these backends run for CPU tensors.
     """
+def parallel_linear(input: torch.Tensor, weights: collections.abc.Sequence[torch.Tensor], biases: collections.abc.Sequence[torch.Tensor | None], activation: str | None) -> torch.Tensor:
+    ...
 def poison_outputs(on: bool) -> None:
     """
     Fill outputs with NaN before every kernel runs.
@@ -49,4 +61,6 @@ def serve(backend: str, device: str, on: bool) -> None:
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     ...
 def swiglu_packed(input: torch.Tensor) -> torch.Tensor:
+    ...
+def tensor_reduction(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, symmetric: bool) -> torch.Tensor:
     ...

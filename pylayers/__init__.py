@@ -1,20 +1,62 @@
 """Custom layers for PyTorch: hand-written CUDA, Triton and C++ kernels behind drop-in modules."""
 
-from . import device, functional, io, reference
+from . import blocks, device, functional, init, io, reference
 from .backends import backend, backends, kernels, register_kernels
-from .modules import GatedMLP, Linear, RMSNorm
+from .headers import include
+from .modules import (
+    Bilinear,
+    CenteredAffine,
+    CenteredLayer,
+    FixedLinear,
+    GatedMLP,
+    HalveUntil,
+    LazyBilinear,
+    LazyCenteredAffine,
+    LazyFixedLinear,
+    LazyGatedMLP,
+    LazyLinear,
+    LazyRMSNorm,
+    LazyScaledLinear,
+    LazyTensorReduction,
+    LeadingFourier,
+    Linear,
+    Parallel,
+    RMSNorm,
+    ScaledLinear,
+    TensorReduction,
+)
 from .version import __version__
 
 __all__ = [
+    "Bilinear",
+    "CenteredAffine",
+    "CenteredLayer",
+    "FixedLinear",
     "GatedMLP",
+    "HalveUntil",
+    "LazyBilinear",
+    "LazyCenteredAffine",
+    "LazyFixedLinear",
+    "LazyGatedMLP",
+    "LazyLinear",
+    "LazyRMSNorm",
+    "LazyScaledLinear",
+    "LazyTensorReduction",
+    "LeadingFourier",
     "Linear",
+    "Parallel",
     "RMSNorm",
+    "ScaledLinear",
+    "TensorReduction",
     "__version__",
     "backend",
     "backends",
+    "blocks",
     "device",
     "emulator",
     "functional",
+    "include",
+    "init",
     "io",
     "kernels",
     "reference",

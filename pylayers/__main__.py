@@ -1,4 +1,4 @@
-"""`python -m pylayers info | check | bench`."""
+"""`python -m pylayers info | check | bench | new`."""
 
 import argparse
 import importlib
@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--import", dest="imports", action="append", default=[], metavar="MODULE", help="import first; it registers your kernels"
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    from . import check, info
+    from . import check, info, new
     from .benchmarks import run as bench
 
     infos = commands.add_parser("info", help="what is built, and what can run here")
@@ -23,6 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     benches = commands.add_parser("bench", help="every kernel against what you would use otherwise")
     bench.add_arguments(benches)
     benches.set_defaults(run=bench.main)
+    news = commands.add_parser("new", help="a layer of your own: a package with kernels, tests and benchmark")
+    new.add_arguments(news)
+    news.set_defaults(run=new.main)
     args = parser.parse_args(arguments)
     for module in args.imports:
         importlib.import_module(module)

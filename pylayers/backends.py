@@ -109,25 +109,30 @@ def register_kernels(backend: str, kernels: Any, devices: Sequence[str] = ("cpu"
     """Adds kernels of your own as a backend, to be used with `pylayers.backend(name)` and checked and measured like ours.
 
     Args:
-        backend: the name of the backend.
+        backend: the name of the backend; one of ours if the kernels are those of a package of your own.
         kernels: a module, class or namespace. Its functions that have the name of a kernel (`pylayers.kernels()`) are taken.
             A kernel is called as `f(outputs…, inputs…, scalars…)`, all positional, in the order that `csrc/ops.def` states;
             matrices are tensors [rows, dim] with unit stride along dim, vectors [dim], and what is left out is None. It writes
             to its outputs, never to its inputs.
-        devices: the device types whose tensors it serves.
+        devices: the device types whose tensors it serves; of a backend of ours they stay what they are.
 
     Returns:
         The names that were taken. Other kernels of the same op are served by the device's default backend.
 
     Raises:
-        ValueError: the name is one of ours, or nothing in `kernels` is named like a kernel.
+        ValueError: the name is one of ours and so are the kernels, or nothing in `kernels` is named like a kernel.
     """
     if backend in ("cpu", "cuda", "triton", "reference"):
-        raise ValueError(f"register_kernels: {backend!r} is a backend of pylayers, choose another name")
+        if any(hasattr(kernels, name) for name in _ours):
+            raise ValueError(f"register_kernels: {backend!r} is a backend of pylayers, choose another name")
+        devices = ()
     taken = doors.register_kernels(backend, kernels, list(devices))
     if not taken:
         raise ValueError(f"register_kernels: nothing is named like a kernel; kernels are {', '.join(doors.kernels())}")
     return taken
+
+
+_ours = frozenset(doors.kernels())  # before those of other packages are loaded
 
 
 def kernels() -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .backends import backend as use_backend
 from .backends import backends, emulated
+from .init import two_sided_uniform_
 from .library import doors
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -35,6 +36,8 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
+        if self.bound == 0:  # bits are compared
+            return 0.0 if self.error == 0 else float("inf")
         return self.error / self.bound if self.error == self.error else float("inf")
 
 
@@ -75,9 +78,14 @@ def compare(actual: Tensor, exact: Tensor, plain: Tensor, *, ulps: float = 1.0, 
     return max(found, key=lambda one: one.ratio)
 
 
+def as_real(tensor: Tensor) -> Tensor:
+    """Complex numbers as pairs."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
 def outputs_and_gradients(function: Callable, inputs: tuple[Tensor, ...], grad: Tensor) -> dict[str, Tensor]:
     leaves = [one.detach().requires_grad_() for one in inputs]
-    output = function(*leaves)
+    output = as_real(function(*leaves))
     gradients = torch.autograd.grad(output, leaves, grad.to(output.dtype))
     return {"output": output.detach(), **{f"gradient {i}": one for i, one in enumerate(gradients)}}
 
@@ -91,13 +99,22 @@ def _ulps(backend: str, dtype: torch.dtype) -> float:
 
 
 def compare_call(
-    function: Callable, reference: Callable, inputs: tuple[Tensor, ...], backend: str, generator: torch.Generator
+    function: Callable,
+    reference: Callable,
+    inputs: tuple[Tensor, ...],
+    backend: str,
+    generator: torch.Generator,
+    *,
+    long_sums: bool = False,
 ) -> tuple[list[Comparison], str]:
-    """Compares output and gradients of one call; says too if it wrote to an input or was not repeatable bit by bit."""
+    """Compares output and gradients of one call; says too if it wrote to an input or was not repeatable bit by bit.
+
+    long_sums: one product sums what the reference sums in two steps, and rounds by a few units more.
+    """
     device, dtype = inputs[0].device, inputs[0].dtype
     before = [one.clone() for one in inputs]
     doubles = tuple(one.double() for one in inputs)
-    grad = torch.randn(reference(*doubles).shape, device=device, generator=generator).to(dtype)
+    grad = torch.randn(as_real(reference(*doubles)).shape, device=device, generator=generator).to(dtype)
     exact = outputs_and_gradients(reference, doubles, grad.double())
     plain = outputs_and_gradients(reference, inputs, grad)
     with use_backend(backend):
@@ -108,16 +125,48 @@ def compare_call(
         problem = "writes to an input"
     elif not all(torch.equal(actual[key].nan_to_num(), again[key].nan_to_num()) for key in actual):
         problem = "two calls gave different bits"
-    ulps = _ulps(backend, dtype)
+    ulps = _ulps(backend, dtype) * (4 if long_sums and dtype in (torch.float32, torch.float64) else 1)
     return [compare(actual[key], exact[key], plain[key], ulps=ulps, what=key) for key in exact], problem
 
 
 def _check_size(benchmark, size: tuple[int, ...], backend: str, device: str, dtype: torch.dtype) -> tuple[Comparison, str]:
     generator = torch.Generator(device).manual_seed(sum(size))
     inputs = benchmark.inputs(*size, dtype=dtype, device=torch.device(device), generator=generator)
-    compared, problem = compare_call(benchmark.function, benchmark.reference, inputs, backend, generator)
+    compared, problem = compare_call(
+        benchmark.function, benchmark.reference, inputs, backend, generator, long_sums=benchmark.long_sums
+    )
     worst = max(compared, key=lambda one: one.ratio)
     return replace(worst, what=f"{benchmark.title} {'×'.join(map(str, size))} {worst.what}"), problem
+
+
+# Kernels that draw numbers, in place, by the name of the op: function(tensor, generator=…).
+DRAWS: Mapping[str, Callable] = {"two_sided_uniform": two_sided_uniform_}
+
+
+def _check_draw(op: str, size: tuple[int, ...], backend: str, device: str, dtype: torch.dtype) -> Comparison:
+    """The numbers must have the bits of those of plain PyTorch, by the same seed. The error is how many have not."""
+    expected, actual = (torch.full(size, float("nan"), dtype=dtype, device=device) for _ in range(2))
+    for tensor, name in ((expected, "reference"), (actual, backend)):
+        with use_backend(name):
+            DRAWS[op](tensor, generator=torch.Generator().manual_seed(sum(size)))
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    different = int((actual.view(bits) != expected.view(bits)).sum())
+    return Comparison(different, 0.0, f"{op} {'×'.join(map(str, size))} numbers with other bits")
+
+
+def ops() -> list[str]:
+    """The names of all ops that can be checked."""
+    return [*benchmarks_by_op(), *DRAWS]
+
+
+def _comparisons(op: str, backend: str, device: str, dtype: torch.dtype) -> Iterator[tuple[Comparison, str]]:
+    if op in DRAWS:
+        for size in ROW_SIZES:
+            yield _check_draw(op, size, backend, device, dtype), ""
+        return
+    for benchmark in benchmarks_by_op()[op]:
+        for size in PRODUCT_SIZES if benchmark.product else ROW_SIZES:
+            yield _check_size(benchmark, size, backend, device, dtype)
 
 
 def benchmarks_by_op() -> Mapping[str, list]:
@@ -131,7 +180,8 @@ def benchmarks_by_op() -> Mapping[str, list]:
 
 
 def check(op: str, backend: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Result:
-    """Compares an op and its gradients on one backend with the reference in float64, outputs filled with NaN beforehand.
+    """Compares an op and its gradients on one backend with the reference in float64, outputs filled with NaN beforehand. An op
+    that draws numbers is compared with the reference bit by bit.
 
     Args:
         op: the name of an op, such as "rms_norm".
@@ -143,10 +193,8 @@ def check(op: str, backend: str, device: str | torch.device = "cpu", dtype: torc
     worst, problem = Comparison(0.0, 1.0), ""
     doors.poison_outputs(True)
     try:
-        for benchmark in benchmarks_by_op()[op]:
-            for size in PRODUCT_SIZES if benchmark.product else ROW_SIZES:
-                one, found = _check_size(benchmark, size, backend, str(device), dtype)
-                worst, problem = max(worst, one, key=lambda it: it.ratio), problem or found
+        for one, found in _comparisons(op, backend, str(device), dtype):
+            worst, problem = max(one, worst, key=lambda it: it.ratio), problem or found
     except Exception as error:  # a kernel that cannot run is a failed check, not the end of the others
         problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     finally:
@@ -155,7 +203,7 @@ def check(op: str, backend: str, device: str | torch.device = "cpu", dtype: torc
 
 
 def plan(op=None, backend=None, device=None, dtype=None) -> Iterator[tuple[str, str, str, torch.dtype]]:
-    for name in benchmarks_by_op():
+    for name in ops():
         for one in backends().values():
             for kind in one.devices:
                 for each in DTYPES:
@@ -180,7 +228,7 @@ def _choice(name: str, value: str | None, known) -> None:
 
 def main(args: argparse.Namespace) -> int:
     dtypes = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
-    _choice("op", args.op, benchmarks_by_op())
+    _choice("op", args.op, ops())
     _choice("backend", args.backend, backends())
     _choice("device", args.device, ("cpu", "cuda"))
     _choice("dtype", args.dtype, dtypes)
@@ -208,7 +256,7 @@ def _run(steps: list, args: argparse.Namespace) -> int:
     if not steps:
         notes = "; ".join(f"{one.name}: {one.note}" for one in backends().values() if args.backend in (None, one.name))
         raise SystemExit(f"check: nothing of this can run here ({notes})")
-    print(f"{'op':<12}{'backend':<12}{'device':<8}{'dtype':<10}{'error':>10}{'bound':>10}  worst at")
+    print(f"{'op':<18}{'backend':<12}{'device':<8}{'dtype':<10}{'error':>10}{'bound':>10}  worst at")
     failed = 0
     for op, backend, device, dtype in steps:
         result = check(op, backend, device, dtype)
@@ -216,6 +264,6 @@ def _run(steps: list, args: argparse.Namespace) -> int:
         name = str(dtype).removeprefix("torch.")
         verdict = "pass" if result.passed else "FAIL"
         told = f"{result.what}{' ' if result.what else ''}{result.problem}"
-        print(f"{op:<12}{backend:<12}{device:<8}{name:<10}{result.error:>10.2e}{result.bound:>10.2e}  {verdict}  {told}", flush=True)
+        print(f"{op:<18}{backend:<12}{device:<8}{name:<10}{result.error:>10.2e}{result.bound:>10.2e}  {verdict}  {told}", flush=True)
     print(f"{len(steps)} checks, {failed} failed")
     return 1 if failed else 0

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from pylayers.benchmarks import compare, training
+from pylayers.benchmarks import MODULES, compare, training
 from pylayers.benchmarks.records import Results
 
 from test_backends import run_python
@@ -28,6 +28,13 @@ def test_bench(report):
     assert results["machine"]["torch"] and results["roofs"] and results["cases"]
     page = (report / "index.html").read_text()
     assert "swiglu" in page and "<script src" not in page and "<link" not in page
+
+
+@pytest.mark.parametrize("module", MODULES, ids=[module.title for module in MODULES])
+def test_modules_give_what_those_they_replace_give(module):
+    inputs = [torch.randn(module.size) for _ in range(module.inputs)]
+    ours, eager = module.ours()(*inputs), module.eager()(*inputs)
+    assert ours.shape == eager.shape and ours.dtype == eager.dtype
 
 
 def test_bench_compare(report, tmp_path):

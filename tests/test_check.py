@@ -26,7 +26,7 @@ def test_check(capsys):
     assert main(["check", "--op", "swiglu", "--backend", "cpu"]) == 0
     assert "4 checks, 0 failed" in capsys.readouterr().out
     for arguments, sentence in (
-        (["--op", "sin"], "there is no op 'sin'; there are rms_norm, swiglu, linear"),
+        (["--op", "sin"], "there is no op 'sin'; there are rms_norm, swiglu, linear, "),
         (["--backend", "tpu"], "there is no backend 'tpu'"),
         (["--dtype", "int8"], "there is no dtype 'int8'"),
         (["--backend", "cpu", "--device", "cuda"], "nothing of this can run here"),

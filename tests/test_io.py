@@ -127,6 +127,23 @@ OWN = {
     "GatedMLP": lambda cls: cls(4, 6, 3, bias=True),
     "Linear": lambda cls: cls(3, 4, bias=False, activation="gelu_tanh", dtype=torch.bfloat16),
     "RMSNorm": lambda cls: cls((2, 3), 1e-3, offset=1.0),
+    "Bilinear": lambda cls: cls(3, 4, 5, bias=False, weight_init=("normal", 0.0, 0.1)),
+    "TensorReduction": lambda cls: cls(3, 4, symmetric=True, bias=True, bias_init="zeros"),
+    "CenteredAffine": lambda cls: cls(4, dim=1, scale=False),
+    "CenteredLayer": lambda cls: cls(dim=(0, 1)),
+    "FixedLinear": lambda cls: cls(3, 4, bias=False, activation="relu"),
+    "HalveUntil": lambda cls: cls(threshold=2.0),
+    "LeadingFourier": lambda cls: cls(3, dim=0, norm="ortho"),
+    "Parallel": lambda cls: cls(pylayers.Linear(3, 4), torch.nn.Sequential(pylayers.RMSNorm(3)), dim=0),
+    "ScaledLinear": lambda cls: cls(3, 4, 0.5, bias=False, activation="tanh"),
+    "LazyBilinear": lambda cls: cls(5, bias=False),
+    "LazyCenteredAffine": lambda cls: cls(scale=False),
+    "LazyFixedLinear": lambda cls: cls(4, bias=False, activation="relu"),
+    "LazyGatedMLP": lambda cls: cls(6, bias=True),
+    "LazyLinear": lambda cls: cls(4, activation="silu", weight_init="xavier_uniform"),
+    "LazyRMSNorm": lambda cls: cls(1e-3, offset=1.0),
+    "LazyScaledLinear": lambda cls: cls(4, -2.0, weight_init=pylayers.init.two_sided_uniform_),
+    "LazyTensorReduction": lambda cls: cls(4, symmetric=True),
 }
 
 

@@ -12,8 +12,8 @@ SIZES = [(1, 1, 1), (3, 7, 5), (17, 40, 33), (2, 64, 300), (130, 16, 24)]
 every_activation = pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 
 
-def with_activation(call, activation):
-    return lambda x, weight, bias=None: call(x, weight, bias, activation=activation)
+def with_activation(call, activation, **kind):
+    return lambda x, weight, bias=None: call(x, weight, bias, activation=activation, **kind)
 
 
 def tensors(rows, inner, dim, bias=True, **kind):
@@ -43,6 +43,39 @@ def test_linear_of_several_tiles(backend, device, size):
 def test_linear_without_bias(backend, device, activation):
     ours, exact = (with_activation(call, activation) for call in (functional.linear, reference.linear))
     harness.matches_float64(ours, exact, tensors(9, 12, 10, bias=False, device=device), backend)
+
+
+@every_backend
+@every_dtype
+@pytest.mark.parametrize("scale", [0.125, -3.0, 1e-4])
+def test_linear_scale(backend, device, dtype, scale):
+    for activation in (None, "gelu"):
+        ours, exact = (with_activation(call, activation, scale=scale) for call in (functional.linear, reference.linear))
+        for bias in (True, False):
+            harness.matches_float64(ours, exact, tensors(9, 12, 10, bias, dtype=dtype, device=device), backend)
+
+
+@every_backend
+@every_activation
+def test_linear_scale_comes_before_the_activation(backend, device, activation):
+    ours, exact = (with_activation(call, activation, scale=-1.5) for call in (functional.linear, reference.linear))
+    harness.matches_float64(ours, exact, tensors(9, 12, 10, device=device), backend)
+
+
+@every_backend
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_linear_scale_of_zero(backend, device, activation):
+    x, weight, bias = tensors(4, 12, 10, device=device)
+    x[1, 1] = torch.nan
+    with pylayers.backend(backend):
+        y = functional.linear(x, weight, bias, activation=activation, scale=0.0)
+    torch.testing.assert_close(y, reference.linear(x, weight, bias, activation, 0.0), equal_nan=True)
+
+
+def test_linear_scale_of_one_is_the_product_alone():
+    x, weight, bias = (one.requires_grad_() for one in tensors(4, 12, 10))
+    for scale in (1, 1.0):
+        assert functional.linear(x, weight, bias, scale=scale).grad_fn.name() == "AddmmBackward0"
 
 
 @every_backend
@@ -131,6 +164,16 @@ def test_linear_derivatives(activation):
     harness.derivatives_hold(with_activation(functional.linear, activation), tensors(3, 4, 2))
 
 
+@pytest.mark.parametrize("activation", [None, "relu", "gelu"])
+def test_linear_scale_derivatives(activation):
+    harness.derivatives_hold(with_activation(functional.linear, activation, scale=-0.7), tensors(3, 4, 2))
+
+
+def test_linear_scale_transforms():
+    ours, exact = (with_activation(call, "silu", scale=0.3) for call in (functional.linear, reference.linear))
+    harness.transforms_match(ours, exact, tensors(2, 3, 2))
+
+
 @every_activation
 def test_linear_transforms(activation):
     ours, exact = (with_activation(call, activation) for call in (functional.linear, reference.linear))
@@ -143,20 +186,26 @@ def test_linear_compiles(activation):
     harness.compiles(lambda *leaves: with_activation(functional.linear, activation)(*leaves).mul_(2), tensors(3, 4, 5))
 
 
+@pytest.mark.parametrize("activation", [None, "gelu"])
+def test_linear_scale_compiles(activation):
+    harness.compiles(with_activation(functional.linear, activation, scale=0.5), tensors(3, 4, 5))
+
+
 @pytest.mark.parametrize("activation,number", [(None, 0), ("relu", 1), ("gelu", 2)])
 def test_linear_opcheck(activation, number):
     leaves = [one.requires_grad_() for one in tensors(3, 4, 5)]
     x, weight, bias = (one.detach() for one in leaves)
     y = reference.linear(x, weight, bias, activation)
     harness.passes_opcheck("linear", *leaves, activation)
-    harness.passes_opcheck("linear_forward", x, weight, bias, number, True)
-    harness.passes_opcheck("linear_backward", y, x, weight, y, bias, number, [True, True, True])
+    harness.passes_opcheck("linear", *leaves, activation, 0.5)
+    harness.passes_opcheck("linear_forward", x, weight, bias, 0.5, number, True)
+    harness.passes_opcheck("linear_backward", y, x, weight, y, bias, 0.5, number, [True, True, True])
 
 
 def test_linear_epilogue_opcheck():
     product, bias = normal(3, 5), normal(5)
-    harness.passes_opcheck("linear_epilogue", product, bias, 2)
-    harness.passes_opcheck("linear_epilogue_backward", product, product, bias, 2, [True, True])
+    harness.passes_opcheck("linear_epilogue", product, bias, 0.5, 2)
+    harness.passes_opcheck("linear_epilogue_backward", product, product, bias, 0.5, 2, [True, True])
 
 
 def test_linear_frees_the_product_before_the_products_of_its_backward():
@@ -188,6 +237,20 @@ def test_linear_module():
     harness.keeps_the_module_contract(lambda **kind: pylayers.Linear(4, 5, activation="relu", **kind), normal(3, 4))
 
 
+def test_scaled_linear():
+    torch.manual_seed(0)
+    ours = pylayers.ScaledLinear(4, 5, 0.25)
+    torch.manual_seed(0)
+    theirs = torch.nn.Linear(4, 5)
+    harness.state_exchanges(ours, theirs)
+    assert ours.extra_repr() == theirs.extra_repr() + ", scale=0.25"
+    torch.testing.assert_close(ours(normal(3, 4)), 0.25 * theirs(normal(3, 4)))
+    relu = pylayers.ScaledLinear(4, 5, -2, bias=False, activation="relu")
+    torch.testing.assert_close(relu(normal(3, 4)), torch.relu(-2 * normal(3, 4) @ relu.weight.T))
+    assert isinstance(ours, pylayers.Linear) and list(dict(ours.named_parameters())) == ["weight", "bias"]
+    harness.keeps_the_module_contract(lambda **kind: pylayers.ScaledLinear(4, 5, 3.0, activation="silu", **kind), normal(3, 4))
+
+
 def test_linear_tied_weight():
     first, second = pylayers.Linear(4, 4, activation="tanh"), pylayers.Linear(4, 4)
     second.weight = first.weight
@@ -209,6 +272,9 @@ def test_linear_tied_weight():
         (lambda x, w: functional.linear(x, w, x[0]), ValueError, "bias must have shape (5,) (out_features of weight), got [3]"),
         (lambda x, w: functional.linear(x, w, activation="sin"), ValueError, "activation must be None, 'relu'"),
         (lambda x, w: functional.linear(x, w, activation=3), TypeError, "linear: the arguments must be"),
+        (lambda x, w: functional.linear(x, w, scale=float("inf")), ValueError, "linear: scale must be finite, got inf"),
+        (lambda x, w: functional.linear(x, w, scale="1"), TypeError, "linear: the arguments must be"),
+        (lambda x, w: pylayers.ScaledLinear(3, 5, float("nan")), ValueError, "ScaledLinear: scale must be finite, got nan"),
         (lambda x, w: functional.linear(x, w.half()), TypeError, "weight must have the dtype of input (Float), got Half"),
         (lambda x, w: functional.linear(x.int(), w), TypeError, "input must be float64, float32, float16 or bfloat16, got Int"),
         (lambda x, w: functional.linear(x[0, 0], w), ValueError, "got shape []"),

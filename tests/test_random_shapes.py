@@ -1,11 +1,16 @@
 """Shapes, strides and dtypes that nobody thought of."""
 
+from functools import partial
+
 import harness
 import pytest
 import torch
 from harness import nan_filled_outputs, normal  # noqa: F401
 from pylayers import functional, reference
 from pylayers.check import DTYPES
+from pylayers.init import two_sided_uniform_
+
+import pylayers
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
@@ -28,7 +33,7 @@ def tensors(draw, device: str, dtype: torch.dtype, shape=None):
     return view[tuple(slice(start * step, (start + size) * step, step) for size, step in zip(shape, steps, strict=True))]
 
 
-def random_test(body):
+def random_test(body, **bound):
     """A test from body(draw, tensor) → (function, reference, inputs), for every backend that is fast enough."""
 
     @pytest.mark.parametrize("backend,device", BACKENDS, ids=[pair[0] for pair in BACKENDS])
@@ -36,7 +41,7 @@ def random_test(body):
     @few
     def test(backend, device, data):
         dtype = data.draw(st.sampled_from(DTYPES))
-        harness.matches_float64(*body(data.draw, lambda shape=None: data.draw(tensors(device, dtype, shape))), backend)
+        harness.matches_float64(*body(data.draw, lambda shape=None: data.draw(tensors(device, dtype, shape))), backend, **bound)
 
     return test
 
@@ -56,8 +61,73 @@ def test_swiglu(draw, tensor):
 
 
 @random_test
+def test_centered(draw, tensor):
+    x = tensor()
+    if draw(st.booleans()):
+        first = draw(st.integers(0, x.dim() - 1))
+        dim = draw(st.sampled_from([None, tuple(range(first, draw(st.integers(first + 1, x.dim()))))]))
+        ours, exact = (lambda a, call=call: call(a, dim) for call in (functional.center, reference.center))
+        return ours, exact, (x,)
+    dim, parameters = draw(st.integers(-x.dim(), x.dim() - 1)), (tensor(x.shape[-1:]), tensor(x.shape[-1:]))
+    ours, exact = (lambda *three, call=call: call(*three, dim) for call in (functional.centered_affine, reference.centered_affine))
+    return ours, exact, (x, *parameters)
+
+
+@random_test
+def test_halve_until(draw, tensor):
+    threshold = draw(st.sampled_from([1e-3, 0.7, 1.0, 300.0]))
+    ours, exact = (lambda x, call=call: call(x, threshold) for call in (functional.halve_until, reference.halve_until))
+    return ours, exact, (tensor(),)
+
+
+@random_test
 def test_linear(draw, tensor):
     x, dim = tensor(), draw(st.integers(1, 40))
     activation = draw(st.sampled_from([None, "relu", "gelu", "silu", "tanh"]))
     ours, exact = (lambda *three, call=call: call(*three, activation=activation) for call in (functional.linear, reference.linear))
     return ours, exact, (x, tensor((dim, x.shape[-1])), tensor((dim,)))
+
+
+@pytest.mark.parametrize("backend,device", BACKENDS, ids=[pair[0] for pair in BACKENDS])
+@given(data=st.data())
+@few
+def test_two_sided_uniform(backend, device, data):
+    """Any view gets the numbers of the definition, and nothing around it is written."""
+    x = data.draw(tensors(device, data.draw(st.sampled_from(DTYPES))))
+    seed, low = data.draw(st.integers(0, 2**64 - 1)), data.draw(st.floats(0, 10))
+    expected = reference.two_sided_uniform_(x.cpu().clone(), low, 11.0, generator=harness.seeded(seed=seed))
+    memory = torch.as_strided(x, (x.untyped_storage().nbytes() // x.element_size(),), (1,), 0)
+    before, inside = memory.clone(), torch.zeros_like(memory, dtype=torch.bool)
+    inside.as_strided(x.shape, x.stride(), x.storage_offset()).fill_(True)
+    with pylayers.backend(backend):
+        two_sided_uniform_(x, low, 11.0, generator=harness.seeded(seed=seed))
+    assert torch.equal(x.cpu(), expected) and torch.equal(memory[~inside], before[~inside])
+
+
+@partial(random_test, long_sums=True)
+def test_bilinear(draw, tensor):
+    leading = draw(st.lists(st.integers(1, 5), max_size=2).map(tuple))
+    in1, in2, out = (draw(st.integers(1, 40)) for _ in range(3))
+    inputs = (tensor((*leading, in1)), tensor((*leading, in2)), tensor((out, in1, in2)), tensor((out,)))
+    return functional.bilinear, reference.bilinear, inputs
+
+
+@partial(random_test, long_sums=True)
+def test_tensor_reduction(draw, tensor):
+    leading, dim, out = draw(st.lists(st.integers(1, 5), max_size=2).map(tuple)), draw(st.integers(1, 30)), draw(st.integers(1, 40))
+    symmetric = draw(st.booleans())
+    weight = tensor((out, dim * (dim + 1) // 2) if symmetric else (out, dim, dim))
+    ours, exact = (
+        lambda *three, call=call: call(*three, symmetric=symmetric)
+        for call in (functional.tensor_reduction, reference.tensor_reduction)
+    )
+    return ours, exact, (tensor((*leading, dim)), weight, tensor((out,)))
+
+
+@random_test
+def test_leading_fourier(draw, tensor):
+    x = tensor()
+    dim, norm = draw(st.integers(-x.dim(), x.dim() - 1)), draw(st.sampled_from(["backward", "ortho", "forward"]))
+    n_coeff = draw(st.sampled_from([None, 1, x.shape[dim] // 2 + 1]))
+    ours, exact = (lambda a, call=call: call(a, n_coeff, dim, norm) for call in (functional.leading_fourier, reference.leading_fourier))
+    return ours, exact, (x,)

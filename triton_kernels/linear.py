@@ -1,4 +1,4 @@
-"""y = activation(product + bias), product = x · weightᵀ.
+"""y = activation(scale · (product + bias)), product = x · weightᵀ.
 
 linear_forward computes a tile of product a program, and walks along inner with tl.dot. Programs are counted in bands of
 BAND tiles down, so that those that run together share tiles of both operands in the L2 cache. Operands may be strided
@@ -23,7 +23,7 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 @triton.jit
 def product_kernel(y, product, x, weight, bias, x_row, x_inner, weight_row, weight_inner, rows, dim, inner,
-                   ACTIVATION: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_DIM: tl.constexpr,
+                   scale: tl.float64, ACTIVATION: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_DIM: tl.constexpr,
                    BLOCK_INNER: tl.constexpr):
     acc: tl.constexpr = accumulator(y)
     down, across = tl.cdiv(rows, BLOCK_ROWS), tl.cdiv(dim, BLOCK_DIM)
@@ -49,7 +49,7 @@ def product_kernel(y, product, x, weight, bias, x_row, x_inner, weight_row, weig
         tl.store(product + offset, sums, mask=live)
     if bias is not None:
         sums += load(bias, col, col < dim, acc)[None, :]
-    tl.store(y + offset, activate(sums, ACTIVATION), mask=live)
+    tl.store(y + offset, activate(sums * tl.full((), scale, acc), ACTIVATION), mask=live)
 
 
 def product_tile(like, rows, dim, inner):
@@ -67,16 +67,17 @@ def product_tile(like, rows, dim, inner):
                 num_warps=8 if block_rows * block_dim > 4096 else 4, num_stages=3)
 
 
-def linear_forward(y, product, x, weight, bias, activation):
+def linear_forward(y, product, x, weight, bias, scale, activation):
     (rows, inner), dim = x.shape, weight.shape[0]
     blocks = product_tile(x, rows, dim, inner)
     launch(x, product_kernel, tiles(rows, dim, blocks), y, product, x, weight, bias, *x.stride(), *weight.stride(),
-           rows, dim, inner, activation, **blocks)
+           rows, dim, inner, scale, activation, **blocks)
 
 
 @triton.jit
-def epilogue_forward_kernel(y, product, bias, y_row, product_row, rows, dim, ACTIVATION: tl.constexpr,
-                            ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_DIM: tl.constexpr):
+def epilogue_forward_kernel(y, product, bias, y_row, product_row, rows, dim, scale: tl.float64,
+                            ACTIVATION: tl.constexpr, ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+                            BLOCK_DIM: tl.constexpr):
     acc: tl.constexpr = accumulator(y)
     dim = multiple(dim, ALIGN)
     row, col = tile_at(tl.program_id(0), dim, BLOCK_ROWS, BLOCK_DIM)
@@ -84,28 +85,30 @@ def epilogue_forward_kernel(y, product, bias, y_row, product_row, rows, dim, ACT
     z = load(product, row[:, None] * multiple(product_row, ALIGN) + col[None, :], live, acc)
     if bias is not None:
         z += load(bias, col, col < dim, acc)[None, :]
+    z *= tl.full((), scale, acc)
     tl.store(y + row[:, None] * multiple(y_row, ALIGN) + col[None, :], activate(z, ACTIVATION), mask=live)
 
 
-def linear_epilogue_forward(y, product, bias, activation):
+def linear_epilogue_forward(y, product, bias, scale, activation):
     rows, dim, strides, blocks = elementwise_tile(y, product)
     if bias is not None:
         (rows, dim), strides = y.shape, (y.stride(0), product.stride(0))
         blocks = tile(y, rows, dim, widest=1024, per_thread=8)
-    launch(y, epilogue_forward_kernel, tiles(rows, dim, blocks), y, product, bias, *strides, rows, dim, activation,
-           align(dim, *strides), **blocks)
+    launch(y, epilogue_forward_kernel, tiles(rows, dim, blocks), y, product, bias, *strides, rows, dim, scale,
+           activation, align(dim, *strides), **blocks)
 
 
 @triton.jit
 def epilogue_backward_kernel(dproduct, partial, grad, saved, bias, grad_row, saved_row, rows, dim, share,
-                             ACTIVATION: tl.constexpr, ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-                             BLOCK_DIM: tl.constexpr):
+                             scale: tl.float64, ACTIVATION: tl.constexpr, FROM_OUTPUT: tl.constexpr,
+                             ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_DIM: tl.constexpr):
     acc: tl.constexpr = accumulator(grad)
     dim = multiple(dim, ALIGN)
     part, first, last, col = share_at(tl.program_id(0), rows, dim, share, BLOCK_DIM)
     b = tl.zeros((1, BLOCK_DIM), acc)
-    if bias is not None:
+    if bias is not None and not FROM_OUTPUT:
         b = load(bias, col, col < dim, acc)[None, :]
+    factor = tl.full((), scale, acc)
     sums = tl.zeros((BLOCK_ROWS, BLOCK_DIM), acc)
     for start in tl.range(first, last, BLOCK_ROWS, num_stages=2):
         row = start + tl.arange(0, BLOCK_ROWS)
@@ -113,19 +116,21 @@ def epilogue_backward_kernel(dproduct, partial, grad, saved, bias, grad_row, sav
         g = load(grad, row[:, None] * multiple(grad_row, ALIGN) + col[None, :], live, acc)
         if ACTIVATION != NONE:
             z = load(saved, row[:, None] * multiple(saved_row, ALIGN) + col[None, :], live, acc)
-            g = activate_backward(g, z + b, ACTIVATION)
+            if not FROM_OUTPUT:
+                z = factor * (z + b)
+            g = activate_backward(g, z, ACTIVATION)
+        g *= factor
         tl.store(dproduct + row[:, None] * dim + col[None, :], g, mask=live)
         sums += g
     if partial is not None:
         tl.store(partial + part * dim + col, tl.sum(sums, 0), mask=col < dim)
 
 
-def linear_epilogue_backward(dproduct, dbias, partial, grad, saved, bias, activation):
+def linear_epilogue_backward(dproduct, dbias, partial, grad, saved, bias, scale, activation):
     (rows, dim), strides = grad.shape, (grad.stride(0), saved.stride(0))
     parts, share, blocks = share_rows(grad, partial, widest=512)
-    if derivative_from_output(activation):
-        bias = None
     launch(grad, epilogue_backward_kernel, parts * ceil_div(dim, blocks["BLOCK_DIM"]), dproduct, partial, grad, saved,
-           bias, *strides, rows, dim, share, activation, align(dim, *strides), **blocks)
+           bias, *strides, rows, dim, share, scale, activation, derivative_from_output(activation),
+           align(dim, *strides), **blocks)
     if dbias is not None:
         sum_parts(dbias, partial)

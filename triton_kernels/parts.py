@@ -28,22 +28,28 @@ def share_at(index, rows, dim, share, BLOCK_DIM: tl.constexpr):
 
 
 @triton.jit
-def sum_parts_kernel(total, partial, parts, dim, ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+def sum_parts_kernel(total, partial, parts, dim, size, ALIGN: tl.constexpr, BLOCK_ROWS: tl.constexpr,
                      BLOCK_DIM: tl.constexpr):
+    """Programs are counted along dim first."""
     acc: tl.constexpr = accumulator(partial)
     dim = multiple(dim, ALIGN)
-    col = tl.program_id(0).to(tl.int64) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
+    across = tl.cdiv(dim, BLOCK_DIM)
+    group = (tl.program_id(0) // across).to(tl.int64)
+    col = (tl.program_id(0) % across).to(tl.int64) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
+    partial += group * parts * dim
     sums = tl.zeros((BLOCK_ROWS, BLOCK_DIM), acc)
     for start in range(0, parts, BLOCK_ROWS):
         part = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
         live = (part < parts)[:, None] & (col < dim)[None, :]
         sums += load(partial, part[:, None] * dim + col[None, :], live, acc)
-    tl.store(total + col, tl.sum(sums, 0), mask=col < dim)
+    tl.store(total + group * dim + col, tl.sum(sums, 0) / size, mask=col < dim)
 
 
-def sum_parts(total, partial):
-    """total = Σ_parts partial. Few columns a program: the parts are many and the columns may be few."""
-    parts, dim = partial.shape
+def sum_parts(total, partial, groups=1, size=1):
+    """total[group, dim] = Σ_parts partial[group, parts, dim] / size. Few columns a program: the parts are many and the
+    columns may be few."""
+    dim = partial.shape[-1]
+    parts = partial.numel() // (groups * dim)
     blocks = tile(partial, parts, dim, widest=32)
-    launch(partial, sum_parts_kernel, ceil_div(dim, blocks["BLOCK_DIM"]), total, partial, parts, dim, align(dim),
-           **blocks)
+    launch(partial, sum_parts_kernel, groups * ceil_div(dim, blocks["BLOCK_DIM"]), total, partial, parts, dim, size,
+           align(dim), **blocks)

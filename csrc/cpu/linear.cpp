@@ -1,4 +1,4 @@
-// y = activation(product + bias), and its backward: the activation gradient and the bias gradient in one pass.
+// y = activation(scale · (product + bias)), and its backward: the activation gradient and the bias gradient in one pass.
 //
 // The matrix product is the library's. Here every element is read and written once; the bias gradient is summed per part of the
 // rows, then over the parts in order.
@@ -27,8 +27,9 @@ void with_activation(int64_t activation, Body&& body) {
 }
 
 template <class scalar_t, Activation activation>
-void forward(Output y, Input product, Input bias) {
+void forward(Output y, Input product, Input bias, double scale) {
   using acc_t = accumulation_t<scalar_t>;
+  const auto factor = acc_t(scale);
   const auto* b = static_cast<const scalar_t*>(bias.data);
   const auto one_row = [&](int64_t row, int64_t begin, int64_t end) {
     const scalar_t* from = row_of<scalar_t>(product, row) + begin;
@@ -36,15 +37,16 @@ void forward(Output y, Input product, Input bias) {
     for_vectors<kLanes<acc_t>>(end - begin, [&](int64_t col, auto count) {
       auto x = load(from + col, count);
       if (b) x += load(b + begin + col, count);
-      store(to + col, activate<activation>(x), count);
+      store(to + col, activate<activation>(x * factor), count);
     });
   };
   for_tiles(y.rows(), y.dim(), one_row);
 }
 
 template <class scalar_t, Activation activation>
-void backward(Output dproduct, Output dbias, Output partial, Input grad, Input saved, Input bias) {
+void backward(Output dproduct, Output dbias, Output partial, Input grad, Input saved, Input bias, double scale) {
   using acc_t = accumulation_t<scalar_t>;
+  const auto factor = acc_t(scale);
   const int64_t rows = grad.rows(), dim = grad.dim();
   const auto* b = static_cast<const scalar_t*>(bias.data);
   const auto one_row = [&](acc_t* sum, int64_t row) {
@@ -53,7 +55,8 @@ void backward(Output dproduct, Output dbias, Output partial, Input grad, Input s
     for_vectors<kLanes<acc_t>>(dim, [&](int64_t col, auto count) {
       auto x = load(from + col, count);
       if (b && !derivative_from_output(activation)) x += load(b + col, count);
-      const auto d = load(g + col, count) * derivative<activation>(x);
+      if (!derivative_from_output(activation)) x *= factor;
+      const auto d = load(g + col, count) * factor * derivative<activation>(x);
       store(to + col, d, count);
       if (sum) store(sum + col, load(sum + col, count) + d, count);
     });
@@ -67,17 +70,17 @@ void backward(Output dproduct, Output dbias, Output partial, Input grad, Input s
 
 }  // namespace
 
-void linear_epilogue_forward(Output y, Input product, Input bias, int64_t activation) {
+void linear_epilogue_forward(Output y, Input product, Input bias, double scale, int64_t activation) {
   dispatch(y.dtype, [&](auto type) {
-    with_activation(activation, [&](auto kind) { forward<decltype(type), decltype(kind)::activation>(y, product, bias); });
+    with_activation(activation, [&](auto kind) { forward<decltype(type), decltype(kind)::activation>(y, product, bias, scale); });
   });
 }
 
 void linear_epilogue_backward(Output dproduct, Output dbias, Output partial, Input grad, Input saved, Input bias,
-                              int64_t activation) {
+                              double scale, int64_t activation) {
   dispatch(dproduct.dtype, [&](auto type) {
     with_activation(activation, [&](auto kind) {
-      backward<decltype(type), decltype(kind)::activation>(dproduct, dbias, partial, grad, saved, bias);
+      backward<decltype(type), decltype(kind)::activation>(dproduct, dbias, partial, grad, saved, bias, scale);
     });
   });
 }

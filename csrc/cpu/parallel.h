@@ -2,10 +2,13 @@
 
 #include <cstdint>
 
+#include "../view.h"
+
 namespace pylayers::cpu {
 
 // body(context, begin, end) on torch's threads for ranges of at least `grain` out of [0, count).
-void run_parallel(int64_t count, int64_t grain, void (*body)(const void* context, int64_t begin, int64_t end), const void* context);
+PYLAYERS_API void run_parallel(int64_t count, int64_t grain, void (*body)(const void* context, int64_t begin, int64_t end),
+                               const void* context);
 
 template <class Body>
 inline void parallel_for(int64_t count, int64_t grain, const Body& body) {
@@ -18,6 +21,6 @@ inline void parallel_for(int64_t count, int64_t grain, const Body& body) {
 inline constexpr int64_t kGrain = 32768;  // elements that are worth a thread
 
 // Outputs of this size are not in the caches when their reader comes: they are better written past them.
-bool larger_than_caches(int64_t bytes);
+PYLAYERS_API bool larger_than_caches(int64_t bytes);
 
 }  // namespace pylayers::cpu

@@ -67,6 +67,23 @@ inline acc_t row_sum(int64_t dim, Term&& term) {
   return sum<acc_t>((a + b) + (c + d));
 }
 
+// sums[dim] = Σ over the parts, in their order.
+template <class scalar_t>
+inline void add_parts(Output sums, Output partial) {
+  using acc_t = accumulation_t<scalar_t>;
+  const int64_t parts = partial.rows(), dim = partial.dim();
+  constexpr int64_t block = 16 * kLanes<acc_t>;
+  parallel_for((dim + block - 1) / block, kGrain / (parts * block) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t start = begin * block; start < std::min(end * block, dim); start += kLanes<acc_t>) {
+      for_vectors<kLanes<acc_t>>(std::min<int64_t>(dim - start, kLanes<acc_t>), [&](int64_t, auto count) {
+        Vector<acc_t> total{};
+        for (int64_t part = 0; part < parts; ++part) total += load(row_of<acc_t>(partial, part) + start, count);
+        store(static_cast<scalar_t*>(sums.data) + start, total, count);
+      });
+    }
+  });
+}
+
 // sums[dim] = Σ over the rows: range(sum, begin, end) adds the rows [begin, end) to the dim sums of one part, which are zero at
 // first; then the parts are added in order. The parts are given, so the result does not depend on the number of threads.
 template <class scalar_t, class Range>
@@ -80,16 +97,7 @@ inline void sum_over_rows(Output sums, Output partial, int64_t rows, const Range
       range(sum, rows * part / parts, rows * (part + 1) / parts);
     }
   });
-  constexpr int64_t block = 16 * kLanes<acc_t>;
-  parallel_for((dim + block - 1) / block, kGrain / (parts * block) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t start = begin * block; start < std::min(end * block, dim); start += kLanes<acc_t>) {
-      for_vectors<kLanes<acc_t>>(std::min<int64_t>(dim - start, kLanes<acc_t>), [&](int64_t, auto count) {
-        Vector<acc_t> total{};
-        for (int64_t part = 0; part < parts; ++part) total += load(row_of<acc_t>(partial, part) + start, count);
-        store(static_cast<scalar_t*>(sums.data) + start, total, count);
-      });
-    }
-  });
+  add_parts<scalar_t>(sums, partial);
 }
 
 // Elementwise work: body(row, begin, end) on column ranges of about `kGrain` elements, in parallel. Where every matrix is

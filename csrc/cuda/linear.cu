@@ -1,5 +1,5 @@
-// What follows the matrix product of a linear layer: y = activation(product + bias), and its gradients
-// dproduct = grad · activation'(…), dbias = Σ_rows dproduct. The product itself is cuBLAS's.
+// What follows the matrix product of a linear layer: y = activation(scale · (product + bias)), and its gradients
+// dproduct = scale · grad · activation'(…), dbias = Σ_rows dproduct. The product itself is cuBLAS's.
 //
 // Forward: one number read and one written an element. Backward: two read and one written, with the sums of dbias in
 // registers on the way; 8 bytes per part and column go through the partial sums.
@@ -19,6 +19,7 @@ struct Forward {
   scalar_t* y;  // may be product
   const scalar_t *product, *bias;
   int64_t rows, dim, tiles, y_stride, product_stride;
+  acc_of<scalar_t> scale;
 };
 
 template <class scalar_t>
@@ -27,6 +28,7 @@ struct Backward {
   acc_of<scalar_t>* partial;
   const scalar_t *grad, *saved, *bias;
   int64_t rows, dim, tiles, dproduct_stride, grad_stride, saved_stride;
+  acc_of<scalar_t> scale;
 };
 
 template <class scalar_t, int width, Activation activation>
@@ -44,7 +46,7 @@ __global__ void __launch_bounds__(kThreads) linear_epilogue_forward_kernel(const
       const auto b = unpack(bias[v]);
       auto y = unpack(product[v]);
 #pragma unroll
-      for (int i = 0; i < width; ++i) y[i] = activate<scalar_t, activation>(y[i] + b[i]);
+      for (int i = 0; i < width; ++i) y[i] = activate<scalar_t, activation>(args.scale * (y[i] + b[i]));
       store_one(args.y + row * args.y_stride, tile.index + v * blockDim.x, count, y);
     }
   }
@@ -54,10 +56,10 @@ template <class scalar_t, int width, Activation activation>
 __global__ void __launch_bounds__(kThreads) linear_epilogue_backward_kernel(const Backward<scalar_t> args) {
   using acc_t = acc_of<scalar_t>;
   constexpr int rows = rows_at_once<scalar_t, width>;
-  constexpr bool reads_saved = activation != Activation::none, adds_bias = !saves_output<activation>;
+  constexpr bool reads_saved = activation != Activation::none, from_product = !saves_output<activation>;
   const int64_t count = args.dim / width;
   const Tile tile = this_tile(args.rows, args.tiles, 1);
-  const auto bias = unpack(load_one<width>(args.bias, tile.index, adds_bias && args.bias ? count : 0));
+  const auto bias = unpack(load_one<width>(args.bias, tile.index, from_product && args.bias ? count : 0));
   Values<acc_t, width> sums[1] = {};
   for (int64_t first = tile.row; first < tile.last; first += rows * blockDim.y) {
     Vector<scalar_t, width> grad[rows], saved[rows];
@@ -74,7 +76,8 @@ __global__ void __launch_bounds__(kThreads) linear_epilogue_backward_kernel(cons
       auto d = unpack(grad[r]);
 #pragma unroll
       for (int i = 0; i < width; ++i) {
-        d[i] *= derivative<scalar_t, activation>(s[i] + bias[i]);
+        const acc_t x = from_product ? args.scale * (s[i] + bias[i]) : s[i];
+        d[i] *= args.scale * derivative<scalar_t, activation>(x);
         sums[0][i] += d[i];
       }
       store_one(args.dproduct + row * args.dproduct_stride, tile.index, live, d);
@@ -112,7 +115,7 @@ void dispatch_epilogue(Dtype dtype, int bytes, const Body& body) {
 
 }  // namespace
 
-void linear_epilogue_forward(Stream stream, Output y, Input product, Input bias, int64_t activation) {
+void linear_epilogue_forward(Stream stream, Output y, Input product, Input bias, double scale, int64_t activation) {
   if (!bias) flatten(y, product);
   dispatch_epilogue(y.dtype, access_bytes(y, product, bias), [&](auto access) {
     using scalar_t = typename decltype(access)::scalar_t;
@@ -121,12 +124,12 @@ void linear_epilogue_forward(Stream stream, Output y, Input product, Input bias,
     launch("linear_epilogue_forward", forward_kernel<scalar_t, width>(activation, Activations{}),
            plan.blocks(plan.shares(y.rows())), plan.threads, 0, stream,
            Forward<scalar_t>{data<scalar_t>(y), data<const scalar_t>(product), data<const scalar_t>(bias), y.rows(),
-                             y.dim(), plan.tiles, y.stride[0], product.stride[0]});
+                             y.dim(), plan.tiles, y.stride[0], product.stride[0], acc_of<scalar_t>(scale)});
   });
 }
 
 void linear_epilogue_backward(Stream stream, Output dproduct, Output dbias, Output partial, Input grad, Input saved,
-                              Input bias, int64_t activation) {
+                              Input bias, double scale, int64_t activation) {
   const int bytes = access_bytes(dproduct, partial, grad, saved, bias);
   dispatch_epilogue(grad.dtype, bytes, [&](auto access) {
     using scalar_t = typename decltype(access)::scalar_t;
@@ -139,7 +142,7 @@ void linear_epilogue_backward(Stream stream, Output dproduct, Output dbias, Outp
            Backward<scalar_t>{data<scalar_t>(dproduct), dbias ? data<acc_t>(partial) : nullptr,
                               data<const scalar_t>(grad), data<const scalar_t>(saved), data<const scalar_t>(bias),
                               grad.rows(), grad.dim(), plan.tiles, dproduct.stride[0], grad.stride[0],
-                              saved.stride[0]});
+                              saved.stride[0], acc_t(scale)});
   });
   if (dbias) add_parts("linear_epilogue_backward", stream, dbias, partial);
 }

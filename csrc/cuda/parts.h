@@ -15,4 +15,19 @@ constexpr int64_t cuda_parts(int64_t rows, int64_t dim) {
   return std::max<int64_t>(1, std::min(most, wanted));
 }
 
+// The sum over a whole tensor: shares of 8192 numbers, and eight blocks a multiprocessor at most.
+constexpr int64_t cuda_sum_parts(int64_t count) { return std::max<int64_t>(1, std::min<int64_t>(count / 8192, 8 * 132)); }
+
+// A mean over up to so many numbers of a row, or of a column, is taken by one block, which holds them.
+constexpr int64_t kHeldRow = 16384, kHeldColumn = 1024;
+
+// Into how many shares the sum of a mean over `count` numbers is split where there are `means` of them, side by side in `dim`
+// columns each; 0: not at all. Enough blocks to fill a GPU, of 64 rows and 512 columns or of 8192 numbers each at least.
+constexpr int64_t cuda_mean_parts(int64_t means, int64_t count, int64_t dim, bool along_rows) {
+  if (count <= (along_rows ? kHeldRow : kHeldColumn)) return 0;
+  const int64_t beside = along_rows ? means : means * ((dim + 511) / 512);
+  const int64_t wanted = (8 * 132 + beside - 1) / beside;
+  return std::max<int64_t>(1, std::min(count / (along_rows ? 8192 : 64), wanted));
+}
+
 }  // namespace pylayers

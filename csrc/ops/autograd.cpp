@@ -1,5 +1,7 @@
 #include "autograd.h"
 
+#include <ATen/ops/alias.h>
+#include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "../registry.h"
@@ -48,6 +50,21 @@ struct Function : torch::autograd::Function<Function> {
 };
 
 }  // namespace
+
+at::Tensor save_output(const at::Tensor& output, Extras& extras) {
+  // Shares the version counter of the output, not its memory.
+  at::Tensor handle = at::empty({0}, output.options());
+  handle.unsafeGetTensorImpl()->set_version_counter(output.unsafeGetTensorImpl()->version_counter());
+  extras.emplace_back(handle);
+  extras.emplace_back(static_cast<int64_t>(output._version()));
+  return at::alias(output);
+}
+
+bool was_edited(const Extras& extras) {
+  const size_t count = extras.size();
+  if (count < 2 || !extras[count - 2].isTensor()) return false;
+  return extras[count - 2].toTensor()._version() != extras[count - 1].toInt();
+}
 
 at::Tensor apply(const Differentiable& op, at::TensorList inputs, Extras extras) {
   Tensors defined;

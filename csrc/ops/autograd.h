@@ -6,6 +6,8 @@
 
 #include <vector>
 
+#include "../view.h"
+
 namespace pylayers {
 
 using Tensors = std::vector<at::Tensor>;
@@ -18,7 +20,12 @@ struct Differentiable {
   Tensors (*backward)(const at::Tensor& grad, const Tensors& saved, const Extras& extras, const std::vector<bool>& mask);
 };
 
+// An alias of an output, to be saved for free: its version nobody bumps. An edit of the output is legal, and was_edited tells
+// of it later by what this adds to `extras`; the backward then computes the output again.
+at::Tensor save_output(const at::Tensor& output, Extras& extras);
+bool was_edited(const Extras& extras);  // false where no output was saved
+
 // The output, with a node that runs op.backward on the backend that the forward ran on.
-at::Tensor apply(const Differentiable& op, at::TensorList inputs, Extras extras = {});
+PYLAYERS_API at::Tensor apply(const Differentiable& op, at::TensorList inputs, Extras extras = {});
 
 }  // namespace pylayers

@@ -63,12 +63,17 @@ Tensor allocate(const Tensor& like, c10::SymIntArrayRef sizes, at::ScalarType dt
 
 Tensor nothing(const Tensor& like) { return at::empty({0}, like.options()); }
 
-Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim) {
-  const int64_t parts = like.is_cuda() || registry::emulates(registry::selected()) ? cuda_parts(rows, dim) : cpu_parts(rows);
-  return at::empty({parts, dim}, like.options().dtype(accumulation_dtype(like.scalar_type())));
+bool splits_for_gpu(const Tensor& tensor) { return tensor.is_cuda() || registry::emulates(registry::selected()); }
+
+int64_t sum_parts(const Tensor& like, int64_t rows, int64_t dim) {
+  return splits_for_gpu(like) ? cuda_parts(rows, dim) : cpu_parts(rows);
 }
 
-bool needs_formula(const char* op, std::initializer_list<const Tensor*> tensors) {
+Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim) {
+  return at::empty({sum_parts(like, rows, dim), dim}, like.options().dtype(accumulation_dtype(like.scalar_type())));
+}
+
+bool needs_formula(const char* op, c10::ArrayRef<const Tensor*> tensors) {
   if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode)) return true;
   const Tensor* first = nullptr;
   for (const auto* tensor : tensors) {
@@ -80,7 +85,7 @@ bool needs_formula(const char* op, std::initializer_list<const Tensor*> tensors)
   return first->is_meta() ? false : registry::target(op, *first).plain;
 }
 
-bool needs_gradient(std::initializer_list<const Tensor*> tensors) {
+bool needs_gradient(c10::ArrayRef<const Tensor*> tensors) {
   if (!c10::GradMode::is_enabled()) return false;
   for (const auto* tensor : tensors)
     if (tensor->defined() && tensor->requires_grad()) return true;

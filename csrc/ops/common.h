@@ -26,7 +26,7 @@ struct Rows {
 };
 
 // dim: the product of the trailing sizes that make up a row.
-Rows as_rows(const Tensor& tensor, int64_t dim);
+PYLAYERS_API Rows as_rows(const Tensor& tensor, int64_t dim);
 
 // Optional vectors and matrices, contiguous by construction.
 inline const Tensor& value(const OptionalTensor& tensor) {
@@ -37,32 +37,37 @@ inline Tensor contiguous(const OptionalTensor& tensor) { return tensor && tensor
 inline Argument vector(const Tensor& tensor) { return tensor.defined() ? Argument::input(tensor, {tensor.numel()}) : Argument(); }
 
 // Contiguous, uninitialised. Large tensors on the CPU ask for huge pages: faulting them in 4 KB steps costs more than the kernel.
-Tensor allocate(const Tensor& like, c10::SymIntArrayRef sizes, at::ScalarType dtype);
+PYLAYERS_API Tensor allocate(const Tensor& like, c10::SymIntArrayRef sizes, at::ScalarType dtype);
 inline Tensor allocate_like(const Tensor& like) { return allocate(like, like.sym_sizes(), like.scalar_type()); }
-Tensor nothing(const Tensor& like);  // stands for an output that nobody asked for
+PYLAYERS_API Tensor nothing(const Tensor& like);  // stands for an output that nobody asked for
+
+// Whether sums over this tensor are split as a GPU's kernels want it: by the backend that is selected, not by the threads there are.
+bool splits_for_gpu(const Tensor& tensor);
 
 // Workspace [parts, dim] for a sum over rows. The number of parts depends on the sizes alone, so that results do not depend on
 // the number of threads.
-Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim);
+PYLAYERS_API int64_t sum_parts(const Tensor& like, int64_t rows, int64_t dim);
+PYLAYERS_API Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim);
 
 inline at::ScalarType accumulation_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
 // True where kernels and their saved tensors would silently give wrong derivatives or batches (functorch transforms, forward-mode
 // AD) and where the selected backend is the plain formula.
-bool needs_formula(const char* op, std::initializer_list<const Tensor*> tensors);
-bool needs_gradient(std::initializer_list<const Tensor*> tensors);
+PYLAYERS_API bool needs_formula(const char* op, c10::ArrayRef<const Tensor*> tensors);
+PYLAYERS_API bool needs_gradient(c10::ArrayRef<const Tensor*> tensors);
 
 // TypeError unless the tensor is float64, float32, float16 or bfloat16.
-void check_floating(const char* op, const char* name, const Tensor& tensor);
+PYLAYERS_API void check_floating(const char* op, const char* name, const Tensor& tensor);
 // TypeError unless dtype, RuntimeError unless device are those of `input`, which is called `input_name`.
-void check_matches(const char* op, const char* name, const Tensor& tensor, const char* input_name, const Tensor& input);
+PYLAYERS_API void check_matches(const char* op, const char* name, const Tensor& tensor, const char* input_name,
+                                const Tensor& input);
 
 // Casts of autocast, cached for parameters. Only floating point tensors on the device of `input` change.
-Tensor autocast_to(at::ScalarType dtype, const Tensor& tensor, const Tensor& input);
+PYLAYERS_API Tensor autocast_to(at::ScalarType dtype, const Tensor& tensor, const Tensor& input);
 inline OptionalTensor autocast_to(at::ScalarType dtype, const OptionalTensor& tensor, const Tensor& input) {
   return value(tensor).defined() ? OptionalTensor(autocast_to(dtype, *tensor, input)) : tensor;
 }
 
-at::ScalarType autocast_dtype(const Tensor& input);
+PYLAYERS_API at::ScalarType autocast_dtype(const Tensor& input);
 
 }  // namespace pylayers

@@ -9,9 +9,9 @@ docs/emulator.md tells what it proves and what it does not.
 from .faults import Fault, LaunchError, PtxError
 from .launch import Counts, Kernel, Module, constant, output
 from .run import run
-from .session import on
+from .session import missing, on
 from .sources import use_chosen_triton_kernels
 
-__all__ = ["Counts", "Fault", "Kernel", "LaunchError", "Module", "PtxError", "constant", "on", "output", "run"]
+__all__ = ["Counts", "Fault", "Kernel", "LaunchError", "Module", "PtxError", "constant", "missing", "on", "output", "run"]
 
 use_chosen_triton_kernels()

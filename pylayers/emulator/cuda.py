@@ -22,42 +22,47 @@ STAND_IN = HERE / "native/cudart"
 HOST_FLAGS = ("-O1", "-fPIC", "-fvisibility=hidden")
 
 
-def kernel_arguments() -> dict[str, list[str]]:
+def kernel_arguments(csrc: Path | None = None) -> dict[str, list[str]]:
     """The kernels of ops.def, with the names of their arguments."""
-    text = (sources.csrc() / "ops.def").read_text()
+    text = ((csrc or sources.csrc()) / "ops.def").read_text()
     found = re.findall(r"^KERNEL\((\w+), ([^)]*)\)", text, re.MULTILINE)
     return {name: [one.split()[-1] for one in arguments.split(",")] for name, arguments in found}
 
 
-def _compile_kernels(tools: toolkit.Toolkit, architecture: int, source: Path, folder: Path) -> None:
+def _options(csrc: Path | None) -> list[str]:
+    """So that sources find our headers; and the ops.def of a package with a csrc of its own."""
+    return [f"-I{sources.csrc()}"] if csrc is None else [f"-I{csrc}", f"-I{sources.csrc()}", "-DPYLAYERS_OPS=<ops.def>"]
+
+
+def _compile_kernels(tools: toolkit.Toolkit, architecture: int, csrc: Path | None, source: Path, folder: Path) -> None:
     """An object that holds launchers, and beside it the PTX, which is an intermediate file of nvcc."""
     kept = folder / "kept"
     kept.mkdir()
     target = f"arch=compute_{architecture},code=compute_{architecture}"
     host = [f"-Xcompiler={flag}" for flag in HOST_FLAGS]
     compiler.run(
-        [tools.nvcc, "-std=c++17", "-lineinfo", "-cudart", "none", "-gencode", target, *host]
+        [tools.nvcc, "-std=c++17", "-lineinfo", "-cudart", "none", "-gencode", target, *host, *_options(csrc)]
         + ["--keep", "--keep-dir", kept, "-c", source, "-o", folder / f"{source.stem}.o"]
     )
     (kept / f"{source.stem}.ptx").replace(folder / f"{source.stem}.ptx")
     shutil.rmtree(kept)
 
 
-def _compile_stand_in(tools: toolkit.Toolkit, source: Path, folder: Path) -> None:
-    include = [f"-I{tools.include}", f"-I{sources.csrc()}"]
-    compiler.run([compiler.cxx(), "-std=c++17", *HOST_FLAGS, *include, "-c", source, "-o", folder / f"{source.stem}.o"])
+def _compile_stand_in(tools: toolkit.Toolkit, csrc: Path | None, source: Path, folder: Path) -> None:
+    options = [f"-I{tools.include}", *_options(csrc)]
+    compiler.run([compiler.cxx(), "-std=c++17", *HOST_FLAGS, *options, "-c", source, "-o", folder / f"{source.stem}.o"])
 
 
-def _object(tools: toolkit.Toolkit, architecture: int, source: Path) -> Path:
+def _object(tools: toolkit.Toolkit, architecture: int, csrc: Path | None, source: Path) -> Path:
     """The folder with a compiled source: each is kept for itself, so that a change of one compiles one."""
-    flags = (tools.version, compiler.cxx(), HOST_FLAGS, Path(__file__))
+    flags = (tools.version, compiler.cxx(), HOST_FLAGS, Path(__file__), *(sources.of_package(csrc) if csrc else ()))
     if source.suffix == ".cu":
         mark = compiler.fingerprint(architecture, *flags, *sources.with_includes(source))
-        make = partial(_compile_kernels, tools, architecture, source)
+        make = partial(_compile_kernels, tools, architecture, csrc, source)
         return compiler.cached(f"cuda-{source.stem}-{architecture}-{mark}", make)
     declared = sources.with_includes(sources.csrc() / "kernels.h")
     mark = compiler.fingerprint(*flags, *declared, *sorted(STAND_IN.iterdir()))
-    return compiler.cached(f"cudart-{source.stem}-{mark}", partial(_compile_stand_in, tools, source))
+    return compiler.cached(f"cudart-{source.stem}-{mark}", partial(_compile_stand_in, tools, csrc, source))
 
 
 def _link(objects: list[Path], folder: Path) -> None:
@@ -67,11 +72,11 @@ def _link(objects: list[Path], folder: Path) -> None:
         shutil.copy(path, folder)
 
 
-def build(architecture: int) -> Path:
+def build(architecture: int, csrc: Path | None = None) -> Path:
     """The folder with launchers.so and the PTX of each source. RuntimeError if there is no nvcc."""
     tools = toolkit.find()
-    to_compile = [*sorted(sources.csrc().glob("cuda/*.cu")), *sorted(STAND_IN.glob("*.cpp"))]
-    objects = compiler.each(partial(_object, tools, architecture), to_compile)
+    to_compile = [*sorted((csrc or sources.csrc()).glob("cuda/*.cu")), *sorted(STAND_IN.glob("*.cpp"))]
+    objects = compiler.each(partial(_object, tools, architecture, csrc), to_compile)
     mark = compiler.fingerprint(*(one.name for one in objects))
     return compiler.cached(f"cuda-{architecture}-{mark}", partial(_link, objects))
 
@@ -155,8 +160,8 @@ class Launchers:
         ptx: the text of each compiled source, by the name of the source.
     """
 
-    def __init__(self, gpu: Gpu):
-        folder = build(gpu.architecture)
+    def __init__(self, gpu: Gpu, csrc: Path | None = None):
+        folder = build(gpu.architecture, csrc)
         self.ptx = {path.stem: path.read_text() for path in sorted(folder.glob("*.ptx"))}
         self._text_of = {name: text for text in self.ptx.values() for name in re.findall(r"\.entry\s+([\w$]+)", text)}
         self._library = ctypes.CDLL(str(folder / "launchers.so"))

@@ -8,16 +8,28 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib.util import find_spec
 from math import prod
+from pathlib import Path
 from typing import Any
 
 from ..backends import emulated, interprets_triton
 from ..library import doors
-from . import cuda, gpus, triton
+from . import cuda, gpus, toolkit, triton
 from .faults import Fault
 from .launch import Counts, Kernel, module_of
 from .memory import GlobalMemory
 
 BACKENDS = ("cuda", "triton")
+
+
+def missing(backend: str) -> str:
+    """What "cuda" or "triton" cannot be emulated for lack of here; "" if it can."""
+    if backend == "triton":
+        return "" if find_spec("triton") else "the emulator needs triton to compile the Triton kernels: pip install triton"
+    try:
+        toolkit.find()
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 @dataclass(frozen=True)
@@ -51,8 +63,8 @@ class _Call:
 
 
 @cache
-def _argument_names() -> dict[str, list[str]]:
-    return cuda.kernel_arguments()
+def _argument_names(csrc: Path | None) -> dict[str, list[str]]:
+    return cuda.kernel_arguments() | (cuda.kernel_arguments(csrc) if csrc else {})
 
 
 class on:
@@ -66,6 +78,8 @@ class on:
         checks: inputs may not be written, outputs not be read before they are written, and all of an output must be
             written. Without, kernels may do with the memory of their arguments what they like.
         backends: what to emulate. By default what can be; a RuntimeError if one that is named here cannot.
+        csrc: of a package with kernels of its own: the folder with its ops.def and cuda/*.cu, which are then emulated instead
+            of ours.
 
     Attributes:
         counts: what was done, added up by kernel of `pylayers.kernels()`.
@@ -86,10 +100,12 @@ class on:
         order: int | Sequence[int] = 0,
         checks: bool = True,
         backends: Sequence[str] | None = None,
+        csrc: Path | str | None = None,
     ):
         self.gpu = gpus.find(device)
         self.order = order
         self.checks = checks
+        self.csrc = None if csrc is None else Path(csrc).resolve()
         self.counts: dict[str, Counts] = {}
         self._wanted = BACKENDS if backends is None else tuple(backends)
         self._must = backends is not None
@@ -120,9 +136,9 @@ class on:
 
     def _prepare(self, name: str) -> None:
         if name == "cuda":
-            self.launchers = cuda.Launchers(self.gpu)
-        elif find_spec("triton") is None:
-            raise RuntimeError("the emulator needs triton to compile the Triton kernels: pip install triton")
+            self.launchers = cuda.Launchers(self.gpu, self.csrc)
+        elif why := missing(name):
+            raise RuntimeError(why)
 
     def _call(self) -> _Call:
         calls = getattr(self._here, "calls", [])
@@ -134,7 +150,7 @@ class on:
         """Lays out the memory that the kernel may touch."""
         views = [
             _View(name, address, element, tuple(sizes), tuple(element * one for one in strides), written)
-            for name, (address, element, sizes, strides, written) in _given(kernel, arguments)
+            for name, (address, element, sizes, strides, written) in _given(_argument_names(self.csrc).get(kernel), arguments)
         ]
         call = _Call(kernel, views)
         for view in views:
@@ -200,9 +216,10 @@ class on:
         self._run(*triton.launch_of(self.gpu, kernel, programs, arguments, named))
 
 
-def _given(kernel: str, arguments: list) -> list[tuple[str, tuple]]:
-    """Tensors among the arguments, by name."""
-    return [(name, one) for name, one in zip(_argument_names()[kernel], arguments, strict=True) if one is not None]
+def _given(names: list[str] | None, arguments: list) -> list[tuple[str, tuple]]:
+    """Tensors among the arguments, by name; by number if the kernel is one of a package that was not named."""
+    names = names or [f"argument {index}" for index in range(len(arguments))]
+    return [(name, one) for name, one in zip(names, arguments, strict=True) if one is not None]
 
 
 _current: on | None = None  # for the whole process

@@ -7,8 +7,10 @@ import re
 import sys
 from pathlib import Path
 
+from ..headers import include
+
 PACKAGE = Path(__file__).parents[1]
-INCLUDE = re.compile(r'^\s*#include "([^"]+)"', re.MULTILINE)
+INCLUDE = re.compile(r'^\s*#(?:include|define PYLAYERS_OPS) "([^"]+)"', re.MULTILINE)
 
 
 def chosen() -> Path | None:
@@ -26,6 +28,12 @@ def csrc() -> Path:
         "the emulator needs the CUDA kernels' source, csrc: "
         "it is neither in the package, nor beside it, nor in PYLAYERS_SOURCES"
     )
+
+
+def of_package(csrc: Path) -> list[Path]:
+    """What the kernels of a package with a csrc of its own are made of, beside their own sources."""
+    ours = [path for pattern in ("*.h", "cuda/*.h", "cuda/device/*.cuh") for path in include().glob(pattern)]
+    return sorted((csrc / "ops.def", *csrc.rglob("*.h"), *csrc.rglob("*.cuh"), *ours))
 
 
 def use_chosen_triton_kernels() -> None:

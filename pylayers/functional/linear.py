@@ -5,10 +5,19 @@ from ..door import door
 _linear = door("linear")
 
 
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: str | None = None) -> Tensor:
-    r"""Affine map with its activation fused into the epilogue.
+def linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    activation: str | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    r"""Affine map with a scale and an activation fused into the epilogue.
 
-    .. math:: y = \mathrm{activation}(x W^\top + b)
+    .. math:: y = \mathrm{activation}(\mathrm{scale} \cdot (x W^\top + b))
+
+    The scale comes before the activation. Without an activation it goes with the product itself and costs nothing.
 
     The backward takes the activation's gradient and the bias gradient in one pass. The output may be edited in place afterwards:
     what the backward needs is not lost by it.
@@ -18,6 +27,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activat
         weight: (out_features, in_features).
         bias: (out_features), or None.
         activation: None, "relu", "gelu" (by the error function), "gelu_tanh", "silu", "tanh" or "sigmoid".
+        scale: any finite number, also a negative one or 0.
 
     Shape: input :math:`(*, \text{in\_features})`, output :math:`(*, \text{out\_features})`.
 
@@ -25,12 +35,12 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None, *, activat
 
     Raises:
         TypeError: not floating point, or mixed dtypes.
-        ValueError: shapes that do not fit, or an unknown activation.
+        ValueError: shapes that do not fit, an unknown activation, or a scale that is not finite.
         RuntimeError: several devices, or the chosen backend cannot serve the device.
 
     Source: Hendrycks and Gimpel, Gaussian Error Linear Units, 2016, for both forms of gelu.
 
     Equivalent to:
-        >>> torch.nn.functional.relu(torch.nn.functional.linear(input, weight, bias))  # activation="relu"
+        >>> torch.nn.functional.relu(scale * torch.nn.functional.linear(input, weight, bias))  # activation="relu"
     """
-    return _linear(input, weight, bias, activation)
+    return _linear(input, weight, bias, activation, scale)

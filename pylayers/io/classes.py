@@ -8,6 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from ..init import INITIALISERS
+
 # They keep their arguments in attributes of the same name.
 _PLAIN = """
     Sequential ModuleList ModuleDict Flatten Unflatten
@@ -83,11 +85,18 @@ def gated_mlp(module: nn.Module) -> dict:
         "out_features": module.down_proj.out_features,
         "bias": module.gate_proj.bias is not None,
         "activation": module.activation,
+        "weight_init": module.gate_proj.weight_init,
+        "bias_init": module.gate_proj.bias_init,
     }
 
 
+def lazy_gated_mlp(module: nn.Module) -> dict:
+    known = {name: value for name, value in gated_mlp(module).items() if name != "in_features"}
+    return {**known, "out_features": known["out_features"] or None}
+
+
 # Ours that do not keep their arguments, by name.
-OWN: dict[str, Callable[[Any], dict]] = {"GatedMLP": gated_mlp}
+OWN: dict[str, Callable[[Any], dict]] = {"GatedMLP": gated_mlp, "LazyGatedMLP": lazy_gated_mlp}
 
 
 def classes() -> Iterator[tuple[type, Callable | None]]:
@@ -101,3 +110,5 @@ def functions() -> Iterator[tuple[str, Callable]]:
         yield f"torch.nn.functional.{name}", getattr(F, name)
     for name in ("relu", "tanh", "sigmoid"):
         yield f"torch.{name}", getattr(torch, name)
+    for name, function in INITIALISERS.items():
+        yield f"init.{name}", function

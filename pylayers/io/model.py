@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..modules.lazy import Lazy
 from . import random_state, registry
 from .build import Builder, Registrations
 from .codec import Decoder
@@ -121,6 +122,8 @@ class _Filler:
             for name, number in record["buffers"].items():
                 self._place(module, module._buffers, name, number, module.register_buffer)
             module.training = record["training"]
+            if isinstance(module, Lazy):
+                module.name_parameters()
         decoder = Decoder(self.builder.objects)
         for index, module in self.builder.made.items():
             if "extra" in self.builder.records[index]:

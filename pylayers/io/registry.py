@@ -88,12 +88,15 @@ def _load_own() -> None:
         return
     import pylayers
 
+    from ..modules.gated_mlp import LazyOutput
+
     for cls, config in classes.classes():
         _add(cls, f"torch.nn.{cls.__name__}", config)
     for name in pylayers.__all__:
         value = vars(pylayers).get(name)
         if isinstance(value, type) and issubclass(value, nn.Module):
             _add(value, f"pylayers.{name}", classes.OWN.get(name))
+    _add(LazyOutput, "pylayers.LazyOutput")  # within LazyGatedMLP
     _built_in.update(one for one in _names if isinstance(one, type))
     for name, function in classes.functions():
         _add(function, name)
@@ -172,8 +175,8 @@ def _attribute(module: nn.Module, argument: inspect.Parameter) -> Any:
     for place in (vars(module), module._parameters, module._buffers, module._modules):
         if name in place:
             return place[name]
-    value = getattr(module, name, None)  # a property, or an attribute of the class
-    return _missing(module, argument) if value is None or isinstance(value, types.MethodType) else value
+    value = getattr(module, name, _missing)  # a property, or an attribute of the class
+    return _missing(module, argument) if value is _missing or isinstance(value, types.MethodType) else value
 
 
 def _missing(module: nn.Module, argument: inspect.Parameter) -> Any:

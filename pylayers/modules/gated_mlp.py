@@ -1,8 +1,12 @@
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
 from .. import functional
-from .linear import Linear
+from ..init import Initialiser
+from .lazy import Lazy
+from .linear import LazyLinear, Linear
 
 _GATES = {"silu": functional.swiglu}
 
@@ -19,6 +23,7 @@ class GatedMLP(nn.Module):
         bias: whether the three projections have a bias.
         activation: of the gate, "silu".
         device, dtype: of the parameters.
+        weight_init, bias_init: of the three projections, see `pylayers.Linear`.
 
     Shape: input :math:`(*, \text{in\_features})`, output :math:`(*, \text{out\_features})`.
 
@@ -40,15 +45,19 @@ class GatedMLP(nn.Module):
         activation: str = "silu",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        weight_init: Initialiser | None = None,
+        bias_init: Initialiser | None = None,
     ) -> None:
         super().__init__()
         if activation not in _GATES:
             raise ValueError(f"GatedMLP: activation must be one of {', '.join(map(repr, _GATES))}, got {activation!r}")
         self.activation = activation
         out_features = in_features if out_features is None else out_features
-        self.gate_proj = Linear(in_features, hidden_features, bias, device, dtype)
-        self.up_proj = Linear(in_features, hidden_features, bias, device, dtype)
-        self.down_proj = Linear(hidden_features, out_features, bias, device, dtype)
+        kind = dict(bias=bias, device=device, dtype=dtype, weight_init=weight_init, bias_init=bias_init)
+        self.gate_proj = Linear(in_features, hidden_features, **kind)
+        self.up_proj = Linear(in_features, hidden_features, **kind)
+        self.down_proj = Linear(hidden_features, out_features, **kind)
 
     def reset_parameters(self) -> None:
         for projection in (self.gate_proj, self.up_proj, self.down_proj):
@@ -59,3 +68,52 @@ class GatedMLP(nn.Module):
 
     def extra_repr(self) -> str:
         return f"activation={self.activation!r}"
+
+
+class LazyOutput(LazyLinear):
+    """A projection back to the size of the input: before data, that is unknown too."""
+
+    def sizes_of_state(self, shapes: Mapping[str, torch.Size]) -> dict[str, int]:
+        out_features, in_features = shapes["weight"]
+        return {"in_features": in_features, "out_features": out_features}
+
+
+class LazyGatedMLP(Lazy, GatedMLP):
+    """`GatedMLP` that takes in_features, and out_features if None, from the first input.
+
+    Args:
+        hidden_features, out_features, bias, activation, device, dtype, weight_init, bias_init: see `GatedMLP`.
+
+    Source, promises: see `pylayers.modules.lazy`.
+
+    Equivalent to:
+        >>> GatedMLP(input.shape[-1], hidden_features, out_features, bias)
+    """
+
+    cls_to_become = GatedMLP
+
+    def __init__(
+        self,
+        hidden_features: int,
+        out_features: int | None = None,
+        bias: bool = False,
+        activation: str = "silu",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        weight_init: Initialiser | None = None,
+        bias_init: Initialiser | None = None,
+    ) -> None:
+        super().__init__(1, 1, 1, False, activation, "meta")
+        kind = dict(bias=bias, device=device, dtype=dtype, weight_init=weight_init, bias_init=bias_init)
+        self.gate_proj, self.up_proj = LazyLinear(hidden_features, **kind), LazyLinear(hidden_features, **kind)
+        self.down_proj = LazyOutput(0, **kind) if out_features is None else LazyLinear(out_features, **kind)
+
+    reset_parameters = GatedMLP.reset_parameters
+
+    def sizes_of_input(self, input: Tensor) -> dict[str, int]:
+        """None of its own: the projections initialise themselves, but the last one does not see the size of the input."""
+        size = input.shape[-1]
+        if isinstance(self.down_proj, LazyOutput):
+            self.down_proj.out_features = size
+        return {}

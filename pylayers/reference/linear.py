@@ -11,5 +11,5 @@ ACTIVATIONS = {
 }
 
 
-def linear(input, weight, bias=None, activation=None):
-    return ACTIVATIONS[activation](F.linear(input, weight, bias))
+def linear(input, weight, bias=None, activation=None, scale=1.0):
+    return ACTIVATIONS[activation](F.linear(input, weight, bias) * scale)

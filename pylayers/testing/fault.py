@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
-OPS = ("rms_norm", "swiglu", "linear")
+OPS = (
+    "rms_norm", "swiglu", "linear", "bilinear", "tensor_reduction", "centered", "halve_until", "leading_fourier",
+    "two_sided_uniform",
+)  # fmt: skip
+USES = {"tensor_reduction": ("bilinear",)}  # ops whose kernels an op calls beside its own
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,10 @@ class Fault:
 
 
 def copy_sources(kind: str, op: str, folder: Path) -> None:
-    """csrc and triton_kernels. Of the CUDA sources those of `op` alone, so that no others are compiled."""
+    """csrc and triton_kernels. Of the CUDA sources those that `op` uses, so that no others are compiled."""
     for name in ("csrc", "triton_kernels"):
         shutil.copytree(CHECKOUT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     if kind == "cuda":
         for path in (folder / "csrc/cuda").glob("*.cu"):
-            if path.stem != op:
+            if path.stem not in (op, *USES.get(op, ())):
                 path.unlink()

@@ -14,7 +14,7 @@ BACKENDS = [pytest.param("cuda", marks=needs.nvcc), pytest.param("triton", marks
 every_gpu_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
-@pytest.mark.parametrize("op", check.benchmarks_by_op())
+@pytest.mark.parametrize("op", check.ops())
 @harness.every_dtype
 @every_gpu_backend
 def test_all_sizes(backend, dtype, op):
@@ -24,7 +24,7 @@ def test_all_sizes(backend, dtype, op):
     assert any(name.startswith(op) for name in emulation.counts), "nothing ran on the emulator"
 
 
-@pytest.mark.parametrize("op", check.benchmarks_by_op())
+@pytest.mark.parametrize("op", check.ops())
 @every_gpu_backend
 def test_blackwell(backend, op):
     """Its PTX has instructions that the others lack."""

@@ -30,13 +30,15 @@ __device__ void add_groups(Values<acc_t, width> (&sums)[vectors]) {
   }
 }
 
-// sum[col] = Σ_p partial[p, col]: a warp reads 32 columns, the 32 warps take every 32nd part; warp 0 adds their sums.
+// sum[group, col] = factor · Σ_p partial[group, p, col]: a warp reads 32 columns, the 32 warps take every 32nd part; warp 0 adds
+// their sums in four lots, which rounds less than one after the other. Blocks are counted along the columns first.
 template <class scalar_t>
-__global__ void __launch_bounds__(1024)
-    add_parts_kernel(scalar_t* sum, const acc_of<scalar_t>* partial, int64_t parts, int64_t dim) {
+__global__ void __launch_bounds__(1024) add_parts_kernel(scalar_t* sum, const acc_of<scalar_t>* partial, int64_t parts, int64_t dim,
+                                                         unsigned tiles, acc_of<scalar_t> factor) {
   using acc_t = acc_of<scalar_t>;
   __shared__ acc_t sums[32][32];
-  const int64_t col = int64_t(blockIdx.x) * 32 + threadIdx.x;
+  const int64_t col = int64_t(blockIdx.x % tiles) * 32 + threadIdx.x, group = blockIdx.x / tiles;
+  partial += group * parts * dim;
   acc_t own = 0;
   if (col < dim) {
 #pragma unroll 8
@@ -45,16 +47,27 @@ __global__ void __launch_bounds__(1024)
   sums[threadIdx.y][threadIdx.x] = own;
   __syncthreads();
   if (threadIdx.y > 0 || col >= dim) return;
+  acc_t total[4] = {};
 #pragma unroll
-  for (int warp = 1; warp < 32; ++warp) own += sums[warp][threadIdx.x];
-  store_one(sum, col, dim, Values<acc_t, 1>{own});
+  for (int warp = 0; warp < 32; warp += 4) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) total[i] += sums[warp + i][threadIdx.x];
+  }
+  own = (total[0] + total[1]) + (total[2] + total[3]);
+  store_one(sum + group * dim, col, dim, Values<acc_t, 1>{own * factor});
+}
+
+template <class scalar_t>
+void add_parts(const char* name, Stream stream, scalar_t* sum, const acc_of<scalar_t>* partial, int64_t groups, int64_t parts,
+               int64_t dim, acc_of<scalar_t> factor) {
+  const int64_t tiles = ceil_div(dim, 32);
+  launch(name, add_parts_kernel<scalar_t>, groups * tiles, dim3(32, 32), 0, stream, sum, partial, parts, dim, unsigned(tiles), factor);
 }
 
 inline void add_parts(const char* name, Stream stream, const Output& sum, const Output& partial) {
   dispatch(sum.dtype, 1, [&](auto access) {
     using scalar_t = typename decltype(access)::scalar_t;
-    launch(name, add_parts_kernel<scalar_t>, ceil_div(sum.dim(), 32), dim3(32, 32), 0, stream, data<scalar_t>(sum),
-           data<const acc_of<scalar_t>>(partial), partial.rows(), sum.dim());
+    add_parts<scalar_t>(name, stream, data<scalar_t>(sum), data<const acc_of<scalar_t>>(partial), 1, partial.rows(), sum.dim(), 1);
   });
 }
 

@@ -6,11 +6,18 @@ from ..fault import Fault
 
 _norm = partial(Fault, "rms_norm", "triton_kernels/rms_norm.py")
 _swiglu = partial(Fault, "swiglu", "triton_kernels/swiglu.py")
+_fourier = partial(Fault, "leading_fourier", "triton_kernels/leading_fourier.py")
 _linear = partial(Fault, "linear", "triton_kernels/linear.py")
+_bilinear = partial(Fault, "bilinear", "triton_kernels/bilinear.py")
+_reduction = partial(Fault, "tensor_reduction", "triton_kernels/tensor_reduction.py")
+_centered = partial(Fault, "centered", "triton_kernels/centered.py")
+_halve = partial(Fault, "halve_until", "triton_kernels/halve_until.py")
 _parts = partial(Fault, "rms_norm", "triton_kernels/parts.py")
 _launch = partial(Fault, "swiglu", "triton_kernels/launch.py")
 _device = partial(Fault, "swiglu", "triton_kernels/device.py")
 _activation = partial(Fault, "linear", "triton_kernels/activation.py")
+_draw = partial(Fault, "two_sided_uniform", "triton_kernels/two_sided_uniform.py")
+_philox = partial(Fault, "two_sided_uniform", "triton_kernels/philox.py")
 
 FAULTS = (
     # RMSNorm
@@ -53,7 +60,7 @@ FAULTS = (
     # Sums over rows
     _parts("tl.minimum((part + 1) * share, rows)", "(part + 1) * share", "the last part goes beyond the last row"),
     _parts("(part < parts)[:, None]", "(part <= parts)[:, None]", "a part behind the last"),
-    _parts("tl.sum(sums, 0), mask=col < dim)", "tl.sum(sums, 0))", "sums are written behind the last column"),
+    _parts("tl.sum(sums, 0) / size, mask=col < dim)", "tl.sum(sums, 0) / size)", "sums are written behind the last column"),
     _parts("share = ceil_div(rows, parts)", "share = rows // parts", "the rows that remain are forgotten"),
     # SwiGLU
     _swiglu("(1 + a * (1 - s))", "(1 - a * (1 - s))", "another derivative"),
@@ -78,6 +85,20 @@ FAULTS = (
     ),
     _device("return tl.float64 if", "return tl.float32 if", "float64 is computed in float32"),
     _device("across = tl.cdiv(dim, BLOCK_DIM)", "across = tl.cdiv(dim + 1, BLOCK_DIM)", "tiles are counted wrongly"),
+    # Centering
+    _centered("m = tl.sum(xs, 1) / dim", "m = tl.sum(xs, 1) / (dim + 1)", "the mean of a row divides by n + 1"),
+    Fault("centered", "triton_kernels/parts.py", "tl.sum(sums, 0) / size", "tl.sum(sums, 0)", "the sum of a long column for its mean"),
+    _centered("m = tl.sum(xs, 0) / count", "m = tl.sum(xs, 0) / (count + 1)", "the mean of a column divides by n + 1"),
+    _centered("tl.minimum((part + 1) * share, dim)", "(part + 1) * share", "the last share of a row goes beyond it"),
+    _centered("col[None, :], live, acc) - m), 0)", "col[None, :], live, acc)), 0)", "dweight without the mean"),
+    _centered("sums += total\n", "sums = total\n", "dbias of the last mean of a share alone"),
+    _centered("products += g * (load", "products = g * (load", "only the last rows of a share count"),
+    _centered("ys = affine(xs, weight, None, col[None, :] % features, within, acc) - m", "ys = affine(xs - m, weight, None, col[None, :] % features, within, acc)", "dx of long rows without the weight in the mean"),
+    # Halving
+    _halve("size = tl.abs(load(x, col, col < last, acc))", "size = load(x, col, col < last, acc)", "the sum of the numbers, not of their sizes"),
+    _halve("few = tl.sum((total > doubled", "few = tl.sum((total >= doubled", "once too often at the threshold"),
+    _halve("tl.where(small < infinite, many, 0)", "0", "a sum that overflows"),
+    _halve("xs * factor(k, 2, -1, acc) * factor(k, 1, -1, acc)", "xs", "more than the range of one factor"),
     # Linear
     _linear("live = step < inner - start", "live = step < inner", "the tail of inner is read from the next row"),
     _linear(
@@ -95,17 +116,17 @@ FAULTS = (
     ),
     _linear("        x += tl.cast(x_inner, tl.int64) * BLOCK_INNER\n", "", "the same piece of x again and again"),
     _linear('input_precision="ieee"', 'input_precision="tf32"', "float32 is multiplied with 10 bits"),
-    _linear(
-        "activate_backward(g, z + b, ACTIVATION)",
-        "activate_backward(g, z, ACTIVATION)",
-        "the bias is not added again in backward",
-    ),
-    _linear(
-        "    if derivative_from_output(activation):\n        bias = None\n",
-        "",
-        "the bias is added to a saved output",
-    ),
+    _linear("z = factor * (z + b)", "z = factor * z", "the bias is not added again in backward"),
+    _linear("            if not FROM_OUTPUT:\n                z =", "            if True:\n                z =", "a saved output is scaled"),
+    _linear("z = factor * (z + b)", "z = z + b", "the derivative is taken where nothing is scaled"),
+    _linear("        g *= factor\n", "", "the scale is forgotten in backward"),
+    _linear("sums * tl.full((), scale, acc)", "sums", "the scale is forgotten"),
     _linear("        sums += g\n", "        sums = g\n", "only the last rows of a part count"),
+    # LeadingFourier
+    _fourier("g * (factor / 2))", "g * factor)", "coefficients count for themselves and their conjugates"),
+    _fourier("| (col // 2 == last)", "", "the coefficient in the middle is halved"),
+    _fourier("-1 if samples % 2 else samples // 2", "samples // 2", "an odd number of samples has nothing in the middle"),
+    _fourier("(row < rows) & (col < given), acc)", "(row < rows) & (col < dim), acc)", "coefficients are read behind the last"),
     # Activations
     _activation(
         "tl.where(saved <= 0, 0.0, grad)",
@@ -116,4 +137,32 @@ FAULTS = (
     _activation("tl.where(x < 0, -far, far)", "far", "tanh loses its sign"),
     _activation("return tl.where(x < 0, tail, 1 - tail)", "return 1 - tail", "gelu of negative numbers"),
     _activation("tl.abs(x) < 0.4", "tl.abs(x) < 2.0", "the approximant of tanh too far from 0"),
+    # Drawn numbers
+    _draw(", mask=index < count)", ")", "numbers are written behind the end"),
+    _draw("(a >> 1).to(tl.int64) < zero_below", "a.to(tl.int64) < zero_below", "sign and zero depend on each other"),
+    _draw("((bits >> 16) & 1) + 0x7FFF", "0x7FFF", "a tie is not rounded to even"),
+    _draw("sign.to(tl.uint64) << 63", "sign.to(tl.uint64) << 62", "the sign is written into the exponent"),
+    _philox("q_high ^ b ^", "q_high ^", "a word is left out of the rounds"),
+    _philox("(other_key + step * 0xBB67AE85)", "other_key", "half of the key is the same in every round"),
+    _philox("(seed >> 32) & 0xFFFFFFFF", "(seed >> 32) & 0", "half of the seed does not count"),
+    Fault(
+        "two_sided_uniform",
+        "triton_kernels/launch.py",
+        'constexprs["enable_fp_fusion"] = False',
+        'constexprs["enable_fp_fusion"] = True',
+        "product and sum are fused into one rounding",
+    ),
+    # Bilinear
+    _bilinear("tl.store(z + place, l[:, :, None] * r[:, None, :], mask=live)", "tl.store(z + place, l[:, :, None] * r[:, None, :])", "z is written behind its end"),
+    _bilinear("live, acc) * r[:, None, :]", "live, acc) + r[:, None, :]", "a sum for a product"),
+    _bilinear("result += load(bias, a, a < count, acc)[None, :]", "pass", "bias forgotten"),
+    _bilinear("live = wanted[:, None, :] & (a < count)[None, :, None]", "live = wanted[:, None, :] & (a >= 0)[None, :, None]", "vectors of z behind the last"),
+    _bilinear("result += load(before,", "result = load(before,", "only the blocks before count"),
+    _bilinear("for start in range(0, dim, BLOCK_DIM):", "for start in range(0, BLOCK_DIM, BLOCK_DIM):", "only the first piece of a vector counts"),
+    # TensorReduction
+    _reduction("- (i * (i - 1) - first * (first - 1)) // 2 - i)", "- (i * (i - 1)) // 2 - i)", "blocks but the first lie elsewhere"),
+    _reduction("(j[None, :] >= i[:, None])", "(j[None, :] > i[:, None])", "the diagonal is left out"),
+    _reduction("load(dx, place, live, acc) + tl.sum(sums, 2)", "tl.sum(sums, 2)", "the sum over the first place is lost"),
+    _reduction("result += load(before,", "result = load(before,", "only the blocks before count"),
+    _reduction("for start in range(first, last, BLOCK_COUNT):", "for start in range(first, first + 1, BLOCK_COUNT):", "only the first rows of a block count"),
 )

@@ -12,6 +12,6 @@ struct Entry {
 
 extern "C" __attribute__((visibility("default"))) const Entry emulator_launchers[] = {
 #define KERNEL(name, ...) {#name, reinterpret_cast<void*>(&pylayers::cuda::name)},
-#include "ops.def"
+#include PYLAYERS_OPS
 #undef KERNEL
     {nullptr, nullptr}};

@@ -1,0 +1,1 @@
+"""How pylayers is built, and packages with kernels of their own."""

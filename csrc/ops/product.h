@@ -1,0 +1,17 @@
+// Matrix products of linear layers, by the backend's own kernel or the library's.
+#pragma once
+
+#include "common.h"
+
+namespace pylayers {
+
+// [rows, columns] of a tensor with any leading dimensions.
+Tensor flat(const Tensor& tensor);
+
+// A matrix as it lies in memory.
+inline Argument matrix(const Tensor& tensor) { return Argument::input(tensor, tensor.sizes(), tensor.strides()); }
+
+// scale · a · bᵀ
+Tensor product(const Target& target, const Tensor& a, const Tensor& b, double scale = 1);
+
+}  // namespace pylayers

@@ -1,0 +1,1 @@
+"""The rules that every layer keeps, each a function that looks at one."""

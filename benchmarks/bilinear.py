@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -18,6 +20,8 @@ SIZES = {
     "cpu": ((1, 64, 64), (128, 64, 64), HEADLINE, (128, 128, 128), (128, 256, 32), (128, 512, 8), (16, 512, 64), (1024, 256, 1)),
     "cuda": ((1, 64, 64), (128, 64, 64), HEADLINE, (1024, 128, 128), (128, 256, 256), (128, 512, 512), (1024, 512, 512)),
 }
+
+THREADS = 256  # of a block
 
 
 def inputs(rows: int, inner: int, dim: int, **kind):
@@ -42,12 +46,16 @@ def product_size(rows: int, inner: int, dim: int) -> tuple[int, int, int]:
 
 
 def outer_traffic(backend: str, rows: int, inner: int, dim: int, size: int) -> Traffic:
-    """Of x1 ⊗ x2, for the weight gradient; a GPU has it as one block at the sizes that are counted."""
-    pairs = rows * inner * inner * size
+    """Of grad ⊗ x1, or x1 ⊗ x2 where that is less, for the weight gradient; a GPU has it as one block at the sizes that are
+    counted."""
+    left = min(dim, inner)
+    pairs = rows * left * inner * size
     if backend == "triton":  # both factors of a tile of 4096, by each thread that needs them
         return Traffic(load=3 * pairs // 8, store=pairs, at_most=True)
-    # A group of threads writes eight vectors of z with the piece of x2 that it holds.
-    return Traffic(load=pairs // 8 + rows * inner * size, store=pairs)
+    # A group of threads reads the right factor once, 16 bytes each, and writes up to eight vectors of z with it.
+    groups = THREADS // (inner * size // 16)
+    groups *= math.ceil(left / (8 * groups))
+    return Traffic(load=groups * rows * inner * size + rows * left * size, store=pairs)
 
 
 def contract_traffic(backend: str, rows: int, inner: int, dim: int, size: int) -> Traffic:

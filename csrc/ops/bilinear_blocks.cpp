@@ -5,7 +5,8 @@
 //   by I and J:  Z = grad · W, dx1 = Σ_j Z · x2, dx2 = Σ_i Z · x1;  dW = gradᵀ · (x1 ⊗ x2)
 //
 // Every product has 2 · B · I · J · K operations. The second way makes both input gradients of one product, but its blocks have
-// B · I · J elements in all, which with few outputs costs more than the product itself.
+// B · I · J elements in all instead of B · K · I, which with few outputs costs more than the product itself. For the weight gradient
+// there is nothing else between the two.
 #include "bilinear_blocks.h"
 
 #include <ATen/ops/empty.h>
@@ -51,16 +52,23 @@ void bilinear_output(const Target& target, const Tensor& y, const Tensor& x1, co
   const Tensor matrix = weight.view({outputs * in1, weight.size(2)});
   const bool direct = y.scalar_type() == blocks.dtype;
   blocks.run(pieces(outputs, tall) * row_blocks, [&](int64_t begin, int64_t end) {
-    Tensor buffer, w, b;
+    const Tensor buffer = blocks.buffer(y, blocks.rows, tall * in1);
+    Scratch scratch(blocks);
+    Tensor w, b;
     for (int64_t task = begin; task < end; ++task) {
       const Range k = piece(outputs, tall, task / row_blocks), row = blocks.row_block(task % row_blocks);
       if (task == begin || task % row_blocks == 0) {
-        w = blocks.load(rows_of(matrix, {k.first * in1, k.last * in1}));
+        w = rows_of(matrix, {k.first * in1, k.last * in1});
+        if (row_blocks > 1) w = scratch.load(w);
         if (bias.defined()) b = blocks.load(bias.narrow(0, k.first, k.count()));
       }
-      if (!buffer.defined()) buffer = blocks.buffer(y, blocks.rows, tall * in1);
-      Tensor u = columns_of(rows_of(buffer, {0, row.count()}), {0, k.count() * in1});
-      at::mm_out(u, blocks.load(rows_of(x2, row)), w.t());
+      const Tensor t = blocks.load(rows_of(x2, row));
+      const Tensor u = columns_of(rows_of(buffer, {0, row.count()}), {0, w.size(0)});
+      for (int64_t i = 0; i < pieces(w.size(0), blocks.loaded(w)); ++i) {
+        const Range columns = piece(w.size(0), blocks.loaded(w), i);
+        Tensor part = columns_of(u, columns);
+        at::mm_out(part, t, scratch.load(rows_of(w, columns)).t());
+      }
       const Tensor to = columns_of(rows_of(y, row), k);
       const Tensor sums = direct ? to : at::empty({row.count(), k.count()}, u.options());
       contract(target, sums, {}, true, u, {}, blocks.load(rows_of(x1, row)), b);
@@ -71,7 +79,7 @@ void bilinear_output(const Target& target, const Tensor& y, const Tensor& x1, co
 
 void bilinear_weight_gradient(const Target& target, const Tensor& dweight, const Tensor& grad, const Tensor& x1, const Tensor& x2) {
   const int64_t outputs = dweight.size(0), in1 = dweight.size(1), in2 = dweight.size(2);
-  const bool inputs = by_inputs(outputs, x2);
+  const bool inputs = outputs > in2;
   const Blocks blocks = cut(target, x1, x2, outputs, inputs);
   const Tensor &left = inputs ? x1 : grad, &right = inputs ? x2 : x1, &third = inputs ? grad : x2;
   // The gradient with the pairs down; by I and J it lies in memory with the pairs across.
@@ -80,11 +88,12 @@ void bilinear_weight_gradient(const Target& target, const Tensor& dweight, const
   const bool direct = dweight.scalar_type() == blocks.dtype;
   blocks.run(pairs.count(), [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(dweight, blocks.rows, pairs.tall * pairs.wide);
+    Scratch scratch(blocks);
     for (int64_t task = begin; task < end; ++task) {
       const Range a = pairs.a(task), c = pairs.c(task);
       const int64_t first = a.first * pairs.right + c.first, count = a.count() * c.count();
       const Tensor to = rows_of(matrix, {first, first + count}), kept = inputs ? to.t() : to;
-      const Tensor sums = direct ? kept : at::empty(kept.sizes(), buffer.options());
+      const Tensor sums = direct ? kept : scratch.block(kept, kept.sizes());
       for (int64_t i = 0; i < blocks.row_blocks(); ++i) {
         const Range row = blocks.row_block(i);
         const Tensor z = columns_of(rows_of(buffer, {0, row.count()}), {0, count}), t = blocks.load(rows_of(third, row));
@@ -109,6 +118,7 @@ void gradients_by_inputs(const Target& target, const Blocks& blocks, const Tenso
   const bool direct = grad.scalar_type() == blocks.dtype;
   blocks.run(parts * row_blocks, [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(grad, blocks.rows, tall * in2);
+    Scratch scratch(blocks);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task / row_blocks, start = count * part / parts;
       const Range row = blocks.row_block(task % row_blocks);
@@ -117,7 +127,7 @@ void gradients_by_inputs(const Target& target, const Blocks& blocks, const Tenso
       for (int64_t index = start; index < count * (part + 1) / parts; ++index) {
         const Range i = piece(in1, tall, index);
         Tensor z = columns_of(rows_of(buffer, {0, row.count()}), {0, i.count() * in2});
-        at::mm_out(z, g, blocks.load(columns_of(matrix, {i.first * in2, i.last * in2})));
+        at::mm_out(z, g, scratch.load(columns_of(matrix, {i.first * in2, i.last * in2})));
         const Tensor to = dx1.defined() ? columns_of(rows_of(dx1, row), i) : Tensor();
         const Tensor left_sum = direct || !dx1.defined() ? to : at::empty({row.count(), i.count()}, z.options());
         contract(target, left_sum, right_sum, index == start, z, dx2.defined() ? columns_of(l, i) : Tensor(),
@@ -139,13 +149,14 @@ void gradients_by_outputs(const Target& target, const Blocks& blocks, const Tens
   const Total total1 = dx1.defined() ? Total(dx1, parts) : Total(), total2 = dx2.defined() ? Total(dx2, parts) : Total();
   blocks.run(parts * row_blocks, [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(grad, blocks.rows, tall * in1);
+    Scratch scratch(blocks);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task / row_blocks, start = count * part / parts;
       const Range row = blocks.row_block(task % row_blocks);
       const Tensor l = blocks.load(rows_of(grad, row)), r = blocks.load(rows_of(x1, row)), t = blocks.load(rows_of(x2, row));
       for (int64_t index = start; index < count * (part + 1) / parts; ++index) {
         const Range k = piece(outputs, tall, index);
-        const Tensor w = blocks.load(rows_of(matrix, {k.first * in1, k.last * in1})), factor = columns_of(l, k);
+        const Tensor w = scratch.load(rows_of(matrix, {k.first * in1, k.last * in1})), factor = columns_of(l, k);
         Tensor block = columns_of(rows_of(buffer, {0, row.count()}), {0, k.count() * in1});
         if (dx1.defined()) {
           at::mm_out(block, t, w.t());

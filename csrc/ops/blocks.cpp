@@ -29,9 +29,20 @@ Blocks::Blocks(const Tensor& like, bool threads, int64_t batch, int64_t widest, 
   if (dtype != like.scalar_type()) columns = std::min(columns, std::max(kLeastConverted, kMostInCache / third));
 }
 
+int64_t Blocks::loaded(const Tensor& matrix) const {
+  if (matrix.scalar_type() == dtype) return matrix.size(0);
+  return std::min(matrix.size(0), std::max(kLeastConverted, kMostInCache / matrix.size(1)));
+}
+
 Tensor Blocks::buffer(const Tensor& like, int64_t rows, int64_t columns) const {
   const int64_t stride = threads ? columns : pieces(columns, kAligned) * kAligned;
   return columns_of(at::empty({rows, stride}, like.options().dtype(dtype)), {0, columns});
+}
+
+Tensor Scratch::block(const Tensor& like, at::IntArrayRef sizes) {
+  const int64_t count = c10::multiply_integers(sizes);
+  if (!memory_.defined() || memory_.numel() < count) memory_ = at::empty({count}, like.options().dtype(dtype_));
+  return memory_.narrow(0, 0, count).view(sizes);
 }
 
 Total::Total(const Tensor& output, int64_t count) : output(output) {

@@ -37,6 +37,8 @@ struct Blocks {
   int64_t parts(int64_t most) const { return threads ? std::clamp<int64_t>(kTasks / row_blocks(), 1, most) : 1; }
   // A block of a tensor as it is computed with.
   Tensor load(const Tensor& block) const { return block.scalar_type() == dtype ? block : block.to(dtype); }
+  // How many rows of a matrix are loaded at a time: all of them where that is no copy.
+  int64_t loaded(const Tensor& matrix) const;
   // Uninitialised, with rows that begin where wide accesses may.
   Tensor buffer(const Tensor& like, int64_t rows, int64_t columns) const;
 
@@ -52,6 +54,20 @@ struct Blocks {
 
  private:
   static constexpr int64_t kTasks = 8;
+};
+
+// Memory that one thread keeps over its tasks: larger blocks, malloc gives back to the system and fetches again page by page.
+class Scratch {
+ public:
+  explicit Scratch(const Blocks& blocks) : dtype_(blocks.dtype) {}
+  // Uninitialised, in the dtype that blocks are computed in; it shares memory with what was asked for before.
+  Tensor block(const Tensor& like, at::IntArrayRef sizes);
+  // A block of a tensor as it is computed with.
+  Tensor load(const Tensor& block) { return block.scalar_type() == dtype_ ? block : this->block(block, block.sizes()).copy_(block); }
+
+ private:
+  at::ScalarType dtype_;
+  Tensor memory_;
 };
 
 // A sum over blocks in dtype acc: the output itself where it has that dtype and is one part.

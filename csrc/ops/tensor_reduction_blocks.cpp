@@ -48,6 +48,7 @@ void triangle_output(const Target& target, const Tensor& y, const Tensor& x, con
   const bool direct = y.scalar_type() == dtype;
   blocks.run(pieces(outputs, wide) * row_blocks, [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(x, blocks.rows, triangle.widest);
+    Scratch scratch(blocks);
     for (int64_t task = begin; task < end; ++task) {
       const Range k = piece(outputs, wide, task / row_blocks), row = blocks.row_block(task % row_blocks);
       const Tensor from = blocks.load(rows_of(x, row)), to = columns_of(rows_of(y, row), k);
@@ -57,7 +58,7 @@ void triangle_output(const Target& target, const Tensor& y, const Tensor& x, con
         const Range columns = triangle.columns_of_block(i);
         const Tensor z = block_of(buffer, row.count(), columns.count());
         kernels::tensor_reduction_outer(target, output(z), input(from), i.first, i.last);
-        const Tensor w = blocks.load(columns_of(rows_of(packed, k), columns));
+        const Tensor w = scratch.load(columns_of(rows_of(packed, k), columns));
         add_product(sums, z, w.t(), i.first == 0 && !bias.defined());
       }
       if (!direct) to.copy_(sums);
@@ -71,10 +72,11 @@ void triangle_weight_gradient(const Target& target, const Tensor& dpacked, const
   const bool direct = dpacked.scalar_type() == blocks.dtype;
   blocks.run(triangle.count(), [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(x, blocks.rows, triangle.widest);
+    Scratch scratch(blocks);
     for (int64_t task = begin; task < end; ++task) {
       const Range columns = triangle.columns_of_block(triangle.rows[task]);
       const Tensor to = columns_of(dpacked, columns);
-      const Tensor sums = direct ? to : at::empty(to.sizes(), buffer.options());
+      const Tensor sums = direct ? to : scratch.block(to, to.sizes());
       for (int64_t i = 0; i < blocks.row_blocks(); ++i) {
         const Range row = blocks.row_block(i);
         const Tensor z = block_of(buffer, row.count(), columns.count()), from = blocks.load(rows_of(x, row));
@@ -93,6 +95,7 @@ void triangle_input_gradient(const Target& target, const Tensor& dx, const Tenso
   const Total total(dx, parts);
   blocks.run(parts * row_blocks, [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(x, blocks.rows, triangle.widest);
+    Scratch scratch(blocks);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task / row_blocks, start = count * part / parts;
       const Range row = blocks.row_block(task % row_blocks);
@@ -100,7 +103,7 @@ void triangle_input_gradient(const Target& target, const Tensor& dx, const Tenso
       for (int64_t index = start; index < count * (part + 1) / parts; ++index) {
         const Range i = triangle.rows[index], columns = triangle.columns_of_block(i);
         Tensor z = block_of(buffer, row.count(), columns.count());
-        at::mm_out(z, g, blocks.load(columns_of(packed, columns)));
+        at::mm_out(z, g, scratch.load(columns_of(packed, columns)));
         kernels::tensor_reduction_contract(target, output(sums), index == start ? Argument() : input(sums), input(z), input(from),
                                            i.first, i.last);
       }

@@ -116,17 +116,16 @@ Triple backward(const Tensor& grad, const Tensor& input, at::TensorList weights,
   auto outputs = allocate_backward(grad, input, weights, mask);
   auto& [dinput, dweights, dbiases] = outputs;
   const Tensor g = flat(grad), x = flat(input);
-  Tensor dx = mask[0] ? flat(dinput) : Tensor();
+  const Tensor dx = mask[0] ? flat(dinput) : Tensor();
   const bool all = std::all_of(mask.begin() + 2, mask.end(), [](int64_t asked) { return asked; });
-  if (all) at::mm_out(dweights, g.t(), x);
+  if (all) multiply_to(dweights, g.t(), x);
   int64_t row = 0;
   for_branches(weights, [&](size_t i, int64_t first) {
     const int64_t width = weights[i].size(0);
     const Tensor own = g.narrow(1, first, width);
-    if (mask[0]) at::addmm_out(dx, dx, own, weights[i], /*beta=*/i > 0);
+    if (mask[0]) multiply_to(dx, own, weights[i], 1, /*beta=*/i > 0);
     if (all || !mask[2 + i]) return;
-    Tensor dweight = dweights.narrow(0, row, width);
-    at::mm_out(dweight, own.t(), x);
+    multiply_to(dweights.narrow(0, row, width), own.t(), x);
     row += width;
   });
   if (mask[1]) at::sum_out(dbiases, g, 0);

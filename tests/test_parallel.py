@@ -313,3 +313,19 @@ def test_parallel_bad_input(call, error, sentence):
     with pytest.raises(error) as raised:
         call(torch.ones(2, 3), torch.ones(5, 3))
     assert sentence in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_parallel_linear_of_16_bits_in_blocks(dtype):
+    """Products that are summed in float32 over several blocks along every dimension."""
+    x = torch.randn(300, 520, dtype=dtype, requires_grad=True)
+    weights = [(torch.randn(width, 520) / 23).to(dtype).requires_grad_() for width in (270, 31)]
+    biases = [torch.randn(270, dtype=dtype, requires_grad=True), None]
+    leaves = [x, *weights, biases[0]]
+    y = pylayers.functional.parallel_linear(x, weights, biases)
+    grad = torch.randn_like(y)
+    ours = [y, *torch.autograd.grad(y, leaves, grad)]
+    wide = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    exact = torch.cat([torch.nn.functional.linear(wide[0], wide[1], wide[3]), torch.nn.functional.linear(wide[0], wide[2])], -1)
+    for one, other in zip(ours, [exact, *torch.autograd.grad(exact, wide, grad.double())], strict=True):
+        assert (one - other).abs().max() <= 2 * torch.finfo(dtype).eps * other.abs().max()

@@ -1,8 +1,6 @@
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 
@@ -95,9 +93,10 @@ void for_branches(at::TensorList weights, Body&& body) {
 Tensor forward(const Tensor& input, at::TensorList weights, const OptionalTensors& biases) {
   const Tensor y = allocate_forward(input, weights, biases), x = flat(input), columns = flat(y);
   for_branches(weights, [&](size_t i, int64_t first) {
-    Tensor out = columns.narrow(1, first, weights[i].size(0));
+    const Tensor out = columns.narrow(1, first, weights[i].size(0));
     const std::optional<Tensor> bias = biases.get(i);
-    value(bias).defined() ? at::addmm_out(out, *bias, x, weights[i].t()) : at::mm_out(out, x, weights[i].t());
+    const bool biased = value(bias).defined();
+    multiply_to(out, x, weights[i].t(), 1, /*beta=*/biased, biased ? *bias : out);
   });
   return y;
 }
@@ -118,14 +117,15 @@ Triple backward(const Tensor& grad, const Tensor& input, at::TensorList weights,
   const Tensor g = flat(grad), x = flat(input);
   const Tensor dx = mask[0] ? flat(dinput) : Tensor();
   const bool all = std::all_of(mask.begin() + 2, mask.end(), [](int64_t asked) { return asked; });
-  if (all) multiply_to(dweights, g.t(), x);
+  if (all) multiply_to(dweights, g.t(), x, 1, 0, dweights);
   int64_t row = 0;
   for_branches(weights, [&](size_t i, int64_t first) {
     const int64_t width = weights[i].size(0);
     const Tensor own = g.narrow(1, first, width);
-    if (mask[0]) multiply_to(dx, own, weights[i], 1, /*beta=*/i > 0);
+    if (mask[0]) multiply_to(dx, own, weights[i], 1, /*beta=*/i > 0, dx);
     if (all || !mask[2 + i]) return;
-    multiply_to(dweights.narrow(0, row, width), own.t(), x);
+    const Tensor dweight = dweights.narrow(0, row, width);
+    multiply_to(dweight, own.t(), x, 1, 0, dweight);
     row += width;
   });
   if (mask[1]) at::sum_out(dbiases, g, 0);

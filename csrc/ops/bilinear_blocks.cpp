@@ -53,7 +53,7 @@ void bilinear_output(const Target& target, const Tensor& y, const Tensor& x1, co
   const bool direct = y.scalar_type() == blocks.dtype;
   blocks.run(pieces(outputs, tall) * row_blocks, [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(y, blocks.rows, tall * in1);
-    Scratch scratch(blocks);
+    Scratch scratch(blocks.dtype);
     Tensor w, b;
     for (int64_t task = begin; task < end; ++task) {
       const Range k = piece(outputs, tall, task / row_blocks), row = blocks.row_block(task % row_blocks);
@@ -64,8 +64,9 @@ void bilinear_output(const Target& target, const Tensor& y, const Tensor& x1, co
       }
       const Tensor t = blocks.load(rows_of(x2, row));
       const Tensor u = columns_of(rows_of(buffer, {0, row.count()}), {0, w.size(0)});
-      for (int64_t i = 0; i < pieces(w.size(0), blocks.loaded(w)); ++i) {
-        const Range columns = piece(w.size(0), blocks.loaded(w), i);
+      const int64_t loaded = blocks.loaded(w);
+      for (int64_t i = 0; i < pieces(w.size(0), loaded); ++i) {
+        const Range columns = piece(w.size(0), loaded, i);
         Tensor part = columns_of(u, columns);
         at::mm_out(part, t, scratch.load(rows_of(w, columns)).t());
       }
@@ -88,7 +89,7 @@ void bilinear_weight_gradient(const Target& target, const Tensor& dweight, const
   const bool direct = dweight.scalar_type() == blocks.dtype;
   blocks.run(pairs.count(), [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(dweight, blocks.rows, pairs.tall * pairs.wide);
-    Scratch scratch(blocks);
+    Scratch scratch(blocks.dtype);
     for (int64_t task = begin; task < end; ++task) {
       const Range a = pairs.a(task), c = pairs.c(task);
       const int64_t first = a.first * pairs.right + c.first, count = a.count() * c.count();
@@ -118,7 +119,7 @@ void gradients_by_inputs(const Target& target, const Blocks& blocks, const Tenso
   const bool direct = grad.scalar_type() == blocks.dtype;
   blocks.run(parts * row_blocks, [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(grad, blocks.rows, tall * in2);
-    Scratch scratch(blocks);
+    Scratch scratch(blocks.dtype);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task / row_blocks, start = count * part / parts;
       const Range row = blocks.row_block(task % row_blocks);
@@ -149,7 +150,7 @@ void gradients_by_outputs(const Target& target, const Blocks& blocks, const Tens
   const Total total1 = dx1.defined() ? Total(dx1, parts) : Total(), total2 = dx2.defined() ? Total(dx2, parts) : Total();
   blocks.run(parts * row_blocks, [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(grad, blocks.rows, tall * in1);
-    Scratch scratch(blocks);
+    Scratch scratch(blocks.dtype);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task / row_blocks, start = count * part / parts;
       const Range row = blocks.row_block(task % row_blocks);

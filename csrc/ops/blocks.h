@@ -59,8 +59,8 @@ struct Blocks {
 // Memory that one thread keeps over its tasks: larger blocks, malloc gives back to the system and fetches again page by page.
 class Scratch {
  public:
-  explicit Scratch(const Blocks& blocks) : dtype_(blocks.dtype) {}
-  // Uninitialised, in the dtype that blocks are computed in; it shares memory with what was asked for before.
+  explicit Scratch(at::ScalarType dtype) : dtype_(dtype) {}  // that blocks are computed in
+  // Uninitialised; it shares memory with what was asked for before.
   Tensor block(const Tensor& like, at::IntArrayRef sizes);
   // A block of a tensor as it is computed with.
   Tensor load(const Tensor& block) { return block.scalar_type() == dtype_ ? block : this->block(block, block.sizes()).copy_(block); }

@@ -95,8 +95,7 @@ Tensor forward(const Tensor& input, at::TensorList weights, const OptionalTensor
   for_branches(weights, [&](size_t i, int64_t first) {
     const Tensor out = columns.narrow(1, first, weights[i].size(0));
     const std::optional<Tensor> bias = biases.get(i);
-    const bool biased = value(bias).defined();
-    multiply_to(out, x, weights[i].t(), 1, /*beta=*/biased, biased ? *bias : out);
+    multiply_to(out, x, weights[i].t(), 1, /*beta=*/value(bias).defined(), value(bias));
   });
   return y;
 }
@@ -117,15 +116,14 @@ Triple backward(const Tensor& grad, const Tensor& input, at::TensorList weights,
   const Tensor g = flat(grad), x = flat(input);
   const Tensor dx = mask[0] ? flat(dinput) : Tensor();
   const bool all = std::all_of(mask.begin() + 2, mask.end(), [](int64_t asked) { return asked; });
-  if (all) multiply_to(dweights, g.t(), x, 1, 0, dweights);
+  if (all) multiply_to(dweights, g.t(), x);
   int64_t row = 0;
   for_branches(weights, [&](size_t i, int64_t first) {
     const int64_t width = weights[i].size(0);
     const Tensor own = g.narrow(1, first, width);
-    if (mask[0]) multiply_to(dx, own, weights[i], 1, /*beta=*/i > 0, dx);
+    if (mask[0]) multiply_to(dx, own, weights[i], 1, /*beta=*/i > 0);
     if (all || !mask[2 + i]) return;
-    const Tensor dweight = dweights.narrow(0, row, width);
-    multiply_to(dweight, own.t(), x, 1, 0, dweight);
+    multiply_to(dweights.narrow(0, row, width), own.t(), x);
     row += width;
   });
   if (mask[1]) at::sum_out(dbiases, g, 0);

@@ -2,13 +2,11 @@
 
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/addmv.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 
-#include <algorithm>
-
 #include "../activation.h"
+#include "blocks.h"
 
 namespace pylayers {
 namespace {
@@ -23,35 +21,25 @@ bool widens(const Tensor& out) {
 #endif
 }
 
-// A block of a matrix in float32, lying as it does, in memory that is kept for the next one.
-Tensor widened(const Tensor& block, Tensor& memory) {
-  const bool transposed = block.stride(0) == 1;
-  const Tensor from = transposed ? block.t() : block;
-  if (!memory.defined()) memory = at::empty({block.numel()}, block.options().dtype(at::kFloat));
-  const Tensor to = memory.narrow(0, 0, block.numel()).view(from.sizes()).copy_(from);
-  return transposed ? to.t() : to;
-}
+// A block of a matrix as it is computed with, lying as it does.
+Tensor load(Scratch& scratch, const Tensor& block) { return block.stride(0) == 1 ? scratch.load(block.t()).t() : scratch.load(block); }
 
 // In blocks that stay in the caches, summed in float32.
 void multiply_widened(const Tensor& out, const Tensor& a, const Tensor& b, double alpha, double beta, const Tensor& added) {
-  constexpr int64_t rows = 256, columns = 256, inner = 256;
-  Tensor memory_a, memory_b, memory_sum;
-  for (int64_t col = 0; col < out.size(1); col += columns) {
-    const int64_t wide = std::min(columns, out.size(1) - col);
-    for (int64_t row = 0; row < out.size(0); row += rows) {
-      const int64_t tall = std::min(rows, out.size(0) - row);
-      const Tensor to = out.narrow(0, row, tall).narrow(1, col, wide);
-      if (!memory_sum.defined()) memory_sum = at::empty({tall * wide}, out.options().dtype(at::kFloat));
-      Tensor sum = memory_sum.narrow(0, 0, tall * wide).view({tall, wide});
-      if (beta != 0) sum.copy_(added.narrow(0, row, tall).narrow(1, col, wide));
-      for (int64_t k = 0; k < a.size(1); k += inner) {
-        const int64_t deep = std::min(inner, a.size(1) - k);
-        const Tensor left = widened(a.narrow(0, row, tall).narrow(1, k, deep), memory_a);
-        const Tensor right = widened(b.narrow(0, k, deep).narrow(1, col, wide), memory_b);
-        at::addmm_out(sum, sum, left, right, /*beta=*/k ? 1 : beta, alpha);
-      }
-      to.copy_(sum);
+  constexpr int64_t size = 256;
+  const int64_t row_blocks = pieces(out.size(0), size), depth = a.size(1);
+  Scratch left(at::kFloat), right(at::kFloat), sums(at::kFloat);
+  for (int64_t task = 0; task < row_blocks * pieces(out.size(1), size); ++task) {
+    const Range row = piece(out.size(0), size, task % row_blocks), col = piece(out.size(1), size, task / row_blocks);
+    const auto block = [&](const Tensor& matrix) { return columns_of(rows_of(matrix, row), col); };
+    Tensor sum = sums.block(out, {row.count(), col.count()});
+    if (beta != 0) sum.copy_(block(added));
+    for (int64_t i = 0; i < pieces(depth, size); ++i) {
+      const Range k = piece(depth, size, i);
+      at::addmm_out(sum, sum, load(left, columns_of(rows_of(a, row), k)), load(right, columns_of(rows_of(b, k), col)),
+                    /*beta=*/i ? 1 : beta, alpha);
     }
+    block(out).copy_(sum);
   }
 }
 
@@ -72,17 +60,18 @@ Tensor flat(const Tensor& tensor) {
 // Matrix products of 16 bits on a CPU take many times as long for one row as those of vectors.
 void multiply_to(const Tensor& out, const Tensor& a, const Tensor& b, double alpha, double beta, const Tensor& added) {
   Tensor to = out;
-  const bool plain = alpha == 1 && beta == 0, narrow = out.scalar_type() == at::kBFloat16 || out.scalar_type() == at::kHalf;
-  const bool vectors = narrow && out.is_cpu() && out.numel() && a.numel();
-  if (vectors && plain && a.size(1) == 1) {
+  const Tensor& other = added.defined() ? added : out;
+  const bool plain = alpha == 1 && beta == 0;
+  const bool narrow = out.is_cpu() && accumulation_dtype(out.scalar_type()) != out.scalar_type() && out.numel() && a.numel();
+  if (narrow && plain && a.size(1) == 1) {
     at::mul_out(to, a, b);
-  } else if (vectors && a.size(0) == 1 && b.stride(1) == 1) {
+  } else if (narrow && a.size(0) == 1 && b.stride(1) == 1) {
     Tensor row = out.select(0, 0);
-    at::addmv_out(row, added.expand_as(out).select(0, 0), b.t(), a.select(0, 0), beta, alpha);
-  } else if (vectors && widens(out) && worth_widening(a, b)) {
-    multiply_widened(out, a, b, alpha, beta, added.expand_as(out));
+    at::addmv_out(row, other.expand_as(out).select(0, 0), b.t(), a.select(0, 0), beta, alpha);
+  } else if (narrow && widens(out) && worth_widening(a, b)) {
+    multiply_widened(out, a, b, alpha, beta, other.expand_as(out));
   } else {
-    plain ? at::mm_out(to, a, b) : at::addmm_out(to, added, a, b, beta, alpha);
+    plain ? at::mm_out(to, a, b) : at::addmm_out(to, other, a, b, beta, alpha);
   }
 }
 
@@ -93,7 +82,7 @@ Tensor product(const Target& target, const Tensor& a, const Tensor& b, double sc
                             static_cast<int64_t>(Activation::none));
     return y;
   }
-  multiply_to(y, a, b.t(), scale, 0, y);
+  multiply_to(y, a, b.t(), scale);
   return y;
 }
 

@@ -11,8 +11,8 @@ Tensor flat(const Tensor& tensor);
 // A matrix as it lies in memory.
 inline Argument matrix(const Tensor& tensor) { return Argument::input(tensor, tensor.sizes(), tensor.strides()); }
 
-// out = alpha · a · b + beta · added, by the library. added: out itself, or a vector for every row.
-void multiply_to(const Tensor& out, const Tensor& a, const Tensor& b, double alpha, double beta, const Tensor& added);
+// out = alpha · a · b + beta · added, by the library. added: a vector for every row, or if left out what out holds.
+void multiply_to(const Tensor& out, const Tensor& a, const Tensor& b, double alpha = 1, double beta = 0, const Tensor& added = {});
 
 // scale · a · bᵀ
 Tensor product(const Target& target, const Tensor& a, const Tensor& b, double scale = 1);

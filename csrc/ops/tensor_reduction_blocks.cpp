@@ -48,7 +48,7 @@ void triangle_output(const Target& target, const Tensor& y, const Tensor& x, con
   const bool direct = y.scalar_type() == dtype;
   blocks.run(pieces(outputs, wide) * row_blocks, [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(x, blocks.rows, triangle.widest);
-    Scratch scratch(blocks);
+    Scratch scratch(blocks.dtype);
     for (int64_t task = begin; task < end; ++task) {
       const Range k = piece(outputs, wide, task / row_blocks), row = blocks.row_block(task % row_blocks);
       const Tensor from = blocks.load(rows_of(x, row)), to = columns_of(rows_of(y, row), k);
@@ -72,7 +72,7 @@ void triangle_weight_gradient(const Target& target, const Tensor& dpacked, const
   const bool direct = dpacked.scalar_type() == blocks.dtype;
   blocks.run(triangle.count(), [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(x, blocks.rows, triangle.widest);
-    Scratch scratch(blocks);
+    Scratch scratch(blocks.dtype);
     for (int64_t task = begin; task < end; ++task) {
       const Range columns = triangle.columns_of_block(triangle.rows[task]);
       const Tensor to = columns_of(dpacked, columns);
@@ -95,7 +95,7 @@ void triangle_input_gradient(const Target& target, const Tensor& dx, const Tenso
   const Total total(dx, parts);
   blocks.run(parts * row_blocks, [&](int64_t begin, int64_t end) {
     const Tensor buffer = blocks.buffer(x, blocks.rows, triangle.widest);
-    Scratch scratch(blocks);
+    Scratch scratch(blocks.dtype);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t part = task / row_blocks, start = count * part / parts;
       const Range row = blocks.row_block(task % row_blocks);

@@ -1,9 +1,28 @@
 """What `python -m pylayers check` and `bench` know of every op."""
 
-from . import bilinear, centered, halve_until, leading_fourier, linear, parallel, rms_norm, swiglu, tensor_reduction
+from . import (
+    add_layer_norm,
+    add_rms_norm,
+    bilinear,
+    centered,
+    dropout_add,
+    gate,
+    halve_until,
+    layer_norm,
+    leading_fourier,
+    linear,
+    parallel,
+    rms_norm,
+    rotary,
+    softmax,
+    tensor_reduction,
+)
 from .harness import Benchmark, ModuleBenchmark
 
-OPS = (rms_norm, swiglu, linear, parallel, bilinear, tensor_reduction, centered, halve_until, leading_fourier)
+OPS = (
+    rms_norm, layer_norm, add_rms_norm, add_layer_norm, gate, softmax, rotary, linear, parallel, bilinear, tensor_reduction, centered,
+    halve_until, dropout_add, leading_fourier,
+)  # fmt: skip
 
 BENCHMARKS: tuple[Benchmark, ...] = sum((op.BENCHMARKS for op in OPS), ())
 MODULES: tuple[ModuleBenchmark, ...] = sum((op.MODULES for op in OPS), ())

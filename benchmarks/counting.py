@@ -9,7 +9,7 @@ from math import prod
 import torch
 
 import pylayers
-from pylayers import emulator
+from pylayers import check, emulator
 from pylayers.emulator import cuda, gpus
 
 from .harness import Benchmark, Size, dtype_name
@@ -39,8 +39,8 @@ def count(benchmark: Benchmark, size: Size, dtype: torch.dtype, backend: str, gp
     inputs = benchmark.inputs(*size, dtype=dtype, device=torch.device("cpu"), generator=generator)
     leaves = [one.requires_grad_() for one in inputs]
     with Counting(gpu, backends=[backend]) as counting, pylayers.backend(backend):
-        output = benchmark.function(*leaves)
-        torch.autograd.grad(output, leaves, torch.ones_like(output))
+        outputs = check.outputs_of(benchmark.function(*leaves))
+        torch.autograd.grad(outputs, leaves, [torch.ones_like(one) for one in outputs])
     return counting
 
 

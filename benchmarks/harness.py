@@ -11,13 +11,14 @@ import torch
 from .traffic import Traffic
 
 Size = tuple[int, ...]
-Function = Callable[..., torch.Tensor]
+Function = Callable[..., torch.Tensor | tuple[torch.Tensor, ...]]
 
 HEADLINE = (2048, 4096)
-# [rows, dim] from one short row to more than any cache holds; 333×1001 is a multiple of nothing.
+# [rows, dim] from one short row to more than any cache holds; 333×1001 is a multiple of nothing, and no
+# block of a GPU holds 262144 numbers.
 ROW_SIZES: Mapping[str, Sequence[Size]] = {
-    "cpu": ((1, 64), (1, 4096), (128, 1024), (333, 1001), (65536, 128), HEADLINE, (4096, 16384)),
-    "cuda": ((1, 64), (1, 4096), (333, 1001), HEADLINE, (65536, 512), (16384, 4096), (8192, 16384), (4096, 65536)),
+    "cpu": ((1, 64), (1, 4096), (128, 1024), (333, 1001), (65536, 128), HEADLINE, (4096, 16384), (64, 262144)),
+    "cuda": ((1, 64), (1, 4096), (333, 1001), HEADLINE, (65536, 512), (16384, 4096), (8192, 16384), (4096, 65536), (512, 262144)),
 }
 QUICK_ROW_SIZES: Sequence[Size] = ((1, 64), HEADLINE)
 
@@ -60,6 +61,8 @@ class Benchmark:
     product: bool = False
     # The matrix product of as many operations as the forward has, where that is another one.
     product_size: Callable[..., Size] = lambda *size: size
+    # `function` for checks, where that one draws random numbers: the same in every call, and those of `reference`.
+    checked: Function | None = None
     long_sums: bool = False  # see pylayers.check.compare_call
     # Kernel → (backend, *size, bytes of an element) → what its launches in forward + backward must move: on a GPU, for
     # few rows of whole 16 bytes, as `counted_size` and those of the tests are.

@@ -33,17 +33,59 @@ class PlainGatedMLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+class PlainAddRMSNorm(nn.RMSNorm):
+    """Adds to a residual stream and normalises the sum as one writes it on torch.nn."""
+
+    def forward(self, input: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        residual = input + residual
+        return super().forward(residual), residual
+
+
+class AddThenRMSNorm(pylayers.RMSNorm):
+    """The same with our norm: what AddRMSNorm is measured against."""
+
+    def forward(self, input: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        residual = input + residual
+        return super().forward(residual), residual
+
+
+class PlainRotary(nn.Module):
+    """Rotary positions as one writes them: turns each pair (i, i + dim / 2) of [batch, tokens, heads, dim] by its angle."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, dim: int, max_positions: int) -> None:
+        super().__init__()
+        angle = torch.arange(max_positions)[:, None] * 10000.0 ** (-torch.arange(0, dim, 2) / dim)
+        self.register_buffer("cos", angle.cos()[:, None], persistent=False)
+        self.register_buffer("sin", angle.sin()[:, None], persistent=False)
+
+    def forward(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self.cos[: q.shape[1]], self.sin[: q.shape[1]]
+        return self.turned(q, cos, sin), self.turned(k, cos, sin)
+
+    @staticmethod
+    def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
+
+
 @dataclass(frozen=True)
 class Layers:
     """The classes that a model is built of."""
 
     rms_norm: Callable[..., nn.Module]
+    add_rms_norm: Callable[..., nn.Module]
     linear: Callable[..., nn.Module]
     gated_mlp: Callable[..., nn.Module]
+    rotary: Callable[..., nn.Module]
 
 
-TORCH = Layers(nn.RMSNorm, nn.Linear, PlainGatedMLP)
-OURS = Layers(pylayers.RMSNorm, pylayers.Linear, pylayers.GatedMLP)
+TORCH = Layers(nn.RMSNorm, PlainAddRMSNorm, nn.Linear, PlainGatedMLP, PlainRotary)
+OURS = Layers(pylayers.RMSNorm, pylayers.AddRMSNorm, pylayers.Linear, pylayers.GatedMLP, pylayers.RotaryEmbedding)
+# Ours without the fused residual stream and rotation.
+UNFUSED = Layers(pylayers.RMSNorm, AddThenRMSNorm, pylayers.Linear, pylayers.GatedMLP, PlainRotary)
 
 
 @dataclass(frozen=True)
@@ -67,42 +109,37 @@ QUICK = Config(dim=64, hidden=176, heads=2, blocks=1, tokens=128, batch=4, steps
 GPU = Config(dim=1024, hidden=2816, heads=16, blocks=8, tokens=1024, batch=16, steps=300, lr=6e-4)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: turns each pair (i, i + head_dim / 2) of [batch, heads, tokens, head_dim] by its angle."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
-
-
 class Attention(nn.Module):
-    def __init__(self, config: Config, layers: Layers) -> None:
+    def __init__(self, config: Config, layers: Layers, rotary: nn.Module) -> None:
         super().__init__()
         self.heads = config.heads
+        self.rotary = rotary
         self.q_proj = layers.linear(config.dim, config.dim, bias=False)
         self.k_proj = layers.linear(config.dim, config.dim, bias=False)
         self.v_proj = layers.linear(config.dim, config.dim, bias=False)
         self.o_proj = layers.linear(config.dim, config.dim, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         batch, tokens, dim = x.shape
-        q, k, v = (
-            proj(x).view(batch, tokens, self.heads, -1).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        y = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
+        q, k, v = (proj(x).view(batch, tokens, self.heads, -1) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (each.transpose(1, 2) for each in (*self.rotary(q, k), v))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.o_proj(y.transpose(1, 2).reshape(batch, tokens, dim))
 
 
 class Block(nn.Module):
-    def __init__(self, config: Config, layers: Layers) -> None:
-        super().__init__()
-        self.attention_norm = layers.rms_norm(config.dim, eps=1e-5)
-        self.attention = Attention(config, layers)
-        self.mlp_norm = layers.rms_norm(config.dim, eps=1e-5)
-        self.mlp = layers.gated_mlp(config.dim, config.hidden)
+    """Takes the residual stream with its norm, and returns both: the norm behind the block is a part of it."""
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin)
-        return x + self.mlp(self.mlp_norm(x))
+    def __init__(self, config: Config, layers: Layers, rotary: nn.Module) -> None:
+        super().__init__()
+        self.attention = Attention(config, layers, rotary)
+        self.mlp_norm = layers.add_rms_norm(config.dim, eps=1e-5)
+        self.mlp = layers.gated_mlp(config.dim, config.hidden)
+        self.norm = layers.add_rms_norm(config.dim, eps=1e-5)
+
+    def forward(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        x, residual = self.mlp_norm(self.attention(x), residual)
+        return self.norm(self.mlp(x), residual)
 
 
 class LanguageModel(nn.Module):
@@ -112,21 +149,17 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(VOCAB, config.dim)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(config, layers) for _ in range(config.blocks))
         self.norm = layers.rms_norm(config.dim, eps=1e-5)
+        rotary = layers.rotary(config.head_dim, config.tokens)  # one for all blocks
+        self.blocks = nn.ModuleList(Block(config, layers, rotary) for _ in range(config.blocks))
         self.head = layers.linear(config.dim, VOCAB, bias=False)
-        frequency = 10000.0 ** (-torch.arange(0, config.head_dim, 2) / config.head_dim)
-        angle = torch.arange(config.tokens)[:, None] * frequency
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
 
     def forward(self, bytes: Tensor) -> Tensor:
-        tokens = bytes.shape[1]
-        cos, sin = self.cos[:tokens], self.sin[:tokens]
-        x = self.embedding(bytes)
+        residual = self.embedding(bytes)
+        x = self.norm(residual)
         for block in self.blocks:
-            x = block(x, cos, sin)
-        return self.head(self.norm(x))
+            x, residual = block(x, residual)
+        return self.head(x)
 
 
 def build(config: Config, layers: Layers, device: torch.device) -> LanguageModel:

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 
 import pylayers
+from pylayers import check
 
 from .harness import Function, ModuleBenchmark, Plan, dtype_name, random
 from .memory import peak_bytes
@@ -52,7 +53,7 @@ def measure(plan: Plan, device: torch.device, checks: Mapping, budget: float) ->
     sets = _input_sets(plan, device, generator)
     benchmark = plan.benchmark
     competitors = [*_backends(benchmark.op, benchmark.function, device, checks), *_rivals(plan, device)]
-    grad = torch.randn_like(benchmark.eager(*sets[0])) if plan.backward else None
+    grad = [torch.randn_like(one) for one in check.outputs_of(benchmark.eager(*sets[0]))] if plan.backward else None
     for clock in ("wall", "kernel") if device.type == "cuda" else ("wall",):
         case = _new_case(plan, clock, competitors)
         runnable = []
@@ -156,13 +157,13 @@ def _input_sets(plan: Plan, device: torch.device, generator: torch.Generator) ->
     return sets
 
 
-def _variant(competitor: Competitor, inputs: tuple[torch.Tensor, ...], grad: torch.Tensor | None) -> Variant:
+def _variant(competitor: Competitor, inputs: tuple[torch.Tensor, ...], grad: Sequence | None) -> Variant:
     function = competitor.function
     call = partial(function, *inputs) if grad is None else _backward_call(function, inputs, grad)
     return Variant(competitor.name, competitor.role, call, competitor.scope)
 
 
-def _backward_call(function: Function, inputs: tuple, grad: torch.Tensor, parameters: Sequence = ()) -> Callable:
+def _backward_call(function: Function, inputs: tuple, grad: torch.Tensor | Sequence, parameters: Sequence = ()) -> Callable:
     leaves = [*inputs, *parameters]
     return lambda: torch.autograd.grad(function(*inputs), leaves, grad)
 

@@ -9,7 +9,7 @@ import pylayers
 from pylayers import functional, reference
 
 from .harness import Benchmark, Function, ModuleBenchmark, random
-from .traffic import ACCUMULATOR, Traffic, ceil_div, parts, row_sums
+from .norms import NormTraffic
 
 EPS = 1e-6
 
@@ -64,21 +64,7 @@ def transformer_engine() -> Function:
     return call
 
 
-def forward_traffic(backend: str, rows: int, dim: int, size: int) -> Traffic:
-    # Who holds a row reads the weight: with Triton a program, which holds as many rows as make 4096 values.
-    readers = rows if backend == "cuda" else ceil_div(rows, max(1, 4096 // dim))
-    return Traffic(load=(rows + readers) * dim * size, store=rows * (dim * size + ACCUMULATOR))
-
-
-def backward_traffic(backend: str, rows: int, dim: int, size: int) -> Traffic:
-    # A part reads the weight once; with CUDA each of the rows that its 512 threads hold at a time does, and each warp
-    # reads rstd, a sector.
-    lanes = min(dim * size // 16, 512)
-    readers = parts(rows, dim) * (512 // lanes if backend == "cuda" else 1)
-    rstd = rows * (lanes if backend == "cuda" else 32)
-    matrices = Traffic(load=(2 * rows + readers) * dim * size + rstd, store=rows * dim * size)
-    return matrices + row_sums(backend, rows, dim, size)
-
+TRAFFIC = NormTraffic(centred=False, adds=False)
 
 BENCHMARKS = (
     Benchmark(
@@ -91,7 +77,7 @@ BENCHMARKS = (
         # Forward reads x and writes y; backward reads grad and x and writes dx; weight and its gradient are [dim].
         elements=lambda rows, dim: (2 * rows * dim + dim, 3 * rows * dim + 2 * dim),
         flops=lambda rows, dim: (4 * rows * dim, 9 * rows * dim),
-        traffic={"rms_norm_forward": forward_traffic, "rms_norm_backward": backward_traffic},
+        traffic={"rms_norm_forward": TRAFFIC.forward, "rms_norm_backward": TRAFFIC.backward},
         model_size=lambda model, tokens: (tokens, model.dim),
         peers={
             "liger_kernel": liger_kernel,

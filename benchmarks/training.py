@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
-from .language_model import GPU, OURS, QUICK, TORCH, Config, Layers, Trainer, batches, same_weights, standard_library
+from .language_model import GPU, OURS, QUICK, TORCH, UNFUSED, Config, Layers, Trainer, batches, same_weights, standard_library
 from .memory import peak_bytes
 from .records import Timing
 from .timing import synchronize, without_gc
@@ -48,6 +48,8 @@ def compare(device: torch.device, quick: bool, bfloat16: bool, compiled: bool, a
     config = config_for(device, quick)
     training, held_out = standard_library()
     runs = [Run("torch.nn", "eager", TORCH), Run("pylayers", "ours", OURS)]
+    if not quick:
+        runs.append(Run("pylayers, unfused", "unfused", UNFUSED))
     if compiled and not quick:
         runs.append(Run("torch.nn, compiled", "compile", TORCH, compiled=True))
     if compiled:

@@ -17,6 +17,7 @@ DEFAULT_ARCHITECTURES = ["8.0", "9.0", "10.0+PTX"]
 class Toolkit:
     note: str
     home: Path | None = None
+    version: str = ""
     architectures: list[str] = field(default_factory=list)
 
 
@@ -65,7 +66,7 @@ def _search() -> Toolkit:
         version = _version(home)
         if version.split(".")[0] == wanted.split(".")[0]:
             architectures = _architectures()
-            return Toolkit(f"CPU and CUDA kernels, CUDA {version} for {', '.join(architectures)}", home, architectures)
+            return Toolkit(f"CPU and CUDA kernels, CUDA {version} for {', '.join(architectures)}", home, version, architectures)
         reasons.append(f"nvcc {version} in {home}")
     found = f", found {' and '.join(reasons)}" if reasons else ", found no nvcc"
     return Toolkit(f"CPU kernels only: torch {torch.__version__} needs nvcc {wanted.split('.')[0]}.x{found}")

@@ -3,18 +3,24 @@
 import json
 import os
 import platform
+import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
+from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension, get_cxx_compiler
 
 # Every file of csrc/cpu that holds kernels is compiled once more for each of these, beside the baseline.
 INSTRUCTION_SETS = {
     "avx2": ("avx2,fma,f16c,bmi2", 32),
     "avx512": ("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c,bmi2", 64),
 }
-# -fopenmp makes at::parallel_for parallel; libgomp itself comes with torch, so that there is only one.
-FLAGS = ["-O2", "-g0", "-fopenmp", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-Wno-maybe-uninitialized"]
+# -fopenmp makes at::parallel_for parallel; libgomp itself comes with torch, so that there is only one. Most of the time to compile
+# an op is reading torch's headers: with the define, those of the operators that it names.
+FLAGS = ["-O2", "-g0", "-fopenmp", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-Wno-maybe-uninitialized",
+         "-DAT_PER_OPERATOR_HEADERS"]
+# What every op includes. Compilers read it once, for all ops, where they can.
+PRELUDE = "#include <ATen/TensorOperators.h>\n#include <ATen/core/Tensor.h>\n#include <torch/library.h>\n"
 LINK = ["-Wl,-s", "-Wl,-rpath,$ORIGIN"]
 MEMORY_PER_JOB = 2 << 30
 
@@ -52,8 +58,23 @@ def _cpu_kernels(root: Path) -> list[Path]:
     return sorted(path for path in (root / "csrc/cpu").glob("*.cpp") if path.stem != "parallel")
 
 
+def _behind_prelude(root: Path) -> list[str]:
+    """Sources that include an op behind the headers that all of them have: a compiler takes these precompiled, but first of all."""
+    folder = root / "build" / "ops"
+    _write_if_changed(folder / "prelude.h", PRELUDE)
+    for op in sorted((root / "csrc/ops").glob("*.cpp")):
+        _write_if_changed(folder / op.name, f'#include "prelude.h"\n#include "{op}"\n')
+    return sorted(str((folder / op.name).relative_to(root)) for op in (root / "csrc/ops").glob("*.cpp"))
+
+
 def _sources(root: Path, *patterns: str) -> list[str]:
     return sorted(str(path.relative_to(root)) for pattern in patterns for path in root.glob(pattern))
+
+
+def _nvcc_flags(toolkit) -> list[str]:
+    """The profiler's line numbers make kernels eight times as large, unless they are compressed, which CUDA 13 can."""
+    compressed = ["--compress-mode=size"] if toolkit.version and int(toolkit.version.split(".")[0]) >= 13 else []
+    return ["-O3", "-lineinfo", "-Xcompiler=-fvisibility=hidden", *compressed]
 
 
 def modules(root: Path, toolkit) -> list:
@@ -62,9 +83,9 @@ def modules(root: Path, toolkit) -> list:
     headers = _sources(root, "csrc/**/*.h", "csrc/**/*.cuh", "csrc/ops.def")
     ops = (CUDAExtension if cuda else CppExtension)(
         "pylayers._ops",
-        _sources(root, "csrc/registry.cpp", "csrc/ops/*.cpp", "csrc/cpu/*.cpp", *(["csrc/cuda/*.cu"] if cuda else []))
-        + _per_instruction_set(root),
-        extra_compile_args={"cxx": FLAGS, "nvcc": ["-O3", "-lineinfo", "-Xcompiler=-fvisibility=hidden"]},
+        _sources(root, "csrc/registry.cpp", "csrc/cpu/*.cpp", *(["csrc/cuda/*.cu"] if cuda else []))
+        + _behind_prelude(root) + _per_instruction_set(root),
+        extra_compile_args={"cxx": FLAGS, "nvcc": _nvcc_flags(toolkit)},
         extra_link_args=LINK,
         depends=headers,
         py_limited_api=True,
@@ -91,7 +112,7 @@ def of_package(name: str, root: Path, toolkit, include: Path, library: Path):
         + _per_instruction_set(root),
         include_dirs=[str(root / "csrc"), str(include)],
         library_dirs=[str(library)],
-        extra_compile_args={"cxx": FLAGS + defines, "nvcc": ["-O3", "-lineinfo", "-Xcompiler=-fvisibility=hidden", *defines]},
+        extra_compile_args={"cxx": FLAGS + defines, "nvcc": [*_nvcc_flags(toolkit), *defines]},
         extra_link_args=["-Wl,-s", f"-Wl,-rpath,$ORIGIN/../pylayers:{library}", "-l:_ops.abi3.so"],
         depends=_sources(root, "csrc/**/*.h", "csrc/**/*.cuh", "csrc/ops.def"),
     )
@@ -118,8 +139,23 @@ class Build(BuildExtension):
         ops, doors = self.extensions
         folder = Path(self.get_ext_fullpath(ops.name)).parent
         doors.library_dirs.append(str(folder))
-        super().build_extensions()
+        with self._precompiled(Path("build/ops/prelude.h"), ops):
+            super().build_extensions()
         self._record(folder, doors.toolkit)
+
+    @contextmanager
+    def _precompiled(self, header: Path, ops):
+        """Precompiles a header for the compilers that find it by its name, with the flags that the ops get. One that does not fit
+        is not used, and one that cannot be made is not needed."""
+        result = header.with_suffix(".h.gch")
+        directories = [f"-I{path}" for path in (*self.compiler.include_dirs, *ops.include_dirs)]
+        flags = [*self.compiler.compiler_so[1:], *directories, *FLAGS, "-std=c++20", "-w", "-x", "c++-header"]
+        compiler = get_cxx_compiler()
+        try:
+            subprocess.run([compiler, *flags, header, "-o", result], stderr=subprocess.DEVNULL, check=False)
+            yield
+        finally:
+            result.unlink(missing_ok=True)  # hundreds of megabytes
 
     def copy_extensions_to_source(self):
         super().copy_extensions_to_source()

@@ -97,6 +97,29 @@ at::Tensor rms_norm_door(const at::Tensor& input, const std::vector<int64_t>& no
   return rms_norm(input, c10::fromIntArrayRefSlow(normalized_shape), weight, eps, offset);
 }
 
+at::Tensor layer_norm_door(const at::Tensor& input, const std::vector<int64_t>& normalized_shape,
+                           const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias, double eps) {
+  const py::gil_scoped_release no_gil;
+  return layer_norm(input, c10::fromIntArrayRefSlow(normalized_shape), weight, bias, eps);
+}
+
+std::tuple<at::Tensor, at::Tensor> add_rms_norm_door(const at::Tensor& input, const at::Tensor& residual,
+                                                     const std::vector<int64_t>& normalized_shape,
+                                                     const std::optional<at::Tensor>& weight, std::optional<double> eps,
+                                                     double offset, std::optional<at::ScalarType> residual_dtype) {
+  const py::gil_scoped_release no_gil;
+  return add_rms_norm(input, residual, c10::fromIntArrayRefSlow(normalized_shape), weight, eps, offset, residual_dtype);
+}
+
+std::tuple<at::Tensor, at::Tensor> add_layer_norm_door(const at::Tensor& input, const at::Tensor& residual,
+                                                       const std::vector<int64_t>& normalized_shape,
+                                                       const std::optional<at::Tensor>& weight,
+                                                       const std::optional<at::Tensor>& bias, double eps,
+                                                       std::optional<at::ScalarType> residual_dtype) {
+  const py::gil_scoped_release no_gil;
+  return add_layer_norm(input, residual, c10::fromIntArrayRefSlow(normalized_shape), weight, bias, eps, residual_dtype);
+}
+
 at::Tensor linear_door(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
                        std::optional<std::string_view> activation, double scale) {
   const py::gil_scoped_release no_gil;
@@ -127,8 +150,23 @@ PYBIND11_MODULE(_C, m) {
   using without_gil = py::call_guard<py::gil_scoped_release>;
   m.def("rms_norm", &rms_norm_door, py::arg("input"), py::arg("normalized_shape"), py::arg("weight"), py::arg("eps"),
         py::arg("offset"));
+  m.def("layer_norm", &layer_norm_door, py::arg("input"), py::arg("normalized_shape"), py::arg("weight"), py::arg("bias"),
+        py::arg("eps"));
+  m.def("add_rms_norm", &add_rms_norm_door, py::arg("input"), py::arg("residual"), py::arg("normalized_shape"), py::arg("weight"),
+        py::arg("eps"), py::arg("offset"), py::arg("residual_dtype"));
+  m.def("add_layer_norm", &add_layer_norm_door, py::arg("input"), py::arg("residual"), py::arg("normalized_shape"),
+        py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("residual_dtype"));
   m.def("swiglu", &swiglu, without_gil(), py::arg("gate"), py::arg("up"));
   m.def("swiglu_packed", &swiglu_packed, without_gil(), py::arg("input"));
+  m.def("geglu", &geglu, without_gil(), py::arg("gate"), py::arg("up"), py::arg("approximate"));
+  m.def("geglu_packed", &geglu_packed, without_gil(), py::arg("input"), py::arg("approximate"));
+  m.def("reglu", &reglu, without_gil(), py::arg("gate"), py::arg("up"));
+  m.def("reglu_packed", &reglu_packed, without_gil(), py::arg("input"));
+  m.def("relu_squared", &relu_squared, without_gil(), py::arg("input"));
+  m.def("softmax", &softmax, without_gil(), py::arg("input"), py::arg("dim"));
+  m.def("log_softmax", &log_softmax, without_gil(), py::arg("input"), py::arg("dim"));
+  m.def("scaled_masked_softmax", &scaled_masked_softmax, without_gil(), py::arg("input"), py::arg("mask"), py::arg("scale"),
+        py::arg("causal"));
   m.def("bilinear", &bilinear, without_gil(), py::arg("input1"), py::arg("input2"), py::arg("weight"), py::arg("bias"));
   m.def("tensor_reduction", &tensor_reduction, without_gil(), py::arg("input"), py::arg("weight"), py::arg("bias"),
         py::arg("symmetric"));
@@ -139,7 +177,11 @@ PYBIND11_MODULE(_C, m) {
         py::arg("onesided"));
   m.def("center", &center_door, py::arg("input"), py::arg("dim"));
   m.def("centered_affine", &centered_affine, without_gil(), py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("dim"));
+  m.def("rotary", &rotary, without_gil(), py::arg("q"), py::arg("k"), py::arg("cos"), py::arg("sin"), py::arg("positions"),
+        py::arg("interleaved"), py::arg("heads_first"));
   m.def("halve_until", &halve_until, without_gil(), py::arg("input"), py::arg("threshold"));
+  m.def("dropout_add", &dropout_add, without_gil(), py::arg("input"), py::arg("residual"), py::arg("p"), py::arg("training"),
+        py::arg("generator"));
 
   m.def("backends", &backends, "name -> (device types it can serve, kernels it has)");
   m.def("kernels", &registry::kernels, "The names of all kernels.");

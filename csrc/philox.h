@@ -12,4 +12,7 @@ inline constexpr uint32_t kPhiloxStep0 = 0x9E3779B9, kPhiloxStep1 = 0xBB67AE85; 
 // Of 2³¹ equally likely numbers, those below this make an event of probability p.
 inline uint32_t philox_threshold(double p) { return static_cast<uint32_t>(p * 0x1p31 + 0.5); }
 
+// What is kept by dropout of probability p is multiplied by this: all that p leaves is 0 if p is 1.
+inline double dropout_scale(double p) { return p == 1 ? 0 : 1 / (1 - p); }
+
 }  // namespace pylayers

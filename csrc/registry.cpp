@@ -1,7 +1,6 @@
 #include "table.h"
 
 #include <ATen/ops/as_strided.h>
-#include <ATen/ops/full.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -63,6 +62,7 @@ Dtype dtype_of(const at::Tensor& tensor) {
     case at::kDouble: return Dtype::float64;
     case at::kHalf: return Dtype::float16;
     case at::kBFloat16: return Dtype::bfloat16;
+    case at::kLong: return Dtype::int64;
     default: return Dtype::float32;
   }
 }

@@ -7,7 +7,7 @@
 
 namespace pylayers {
 
-enum class Dtype : int8_t { float64, float32, float16, bfloat16 };
+enum class Dtype : int8_t { float64, float32, float16, bfloat16, int64 };  // int64: positions, never computed in
 
 inline constexpr int kMaxDims = 4;
 

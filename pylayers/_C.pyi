@@ -5,7 +5,11 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['backends', 'bilinear', 'center', 'centered_affine', 'cpu_capability', 'emulate', 'halve_until', 'kernels', 'leading_fourier', 'linear', 'observe', 'parallel_linear', 'poison_outputs', 'register_kernels', 'rms_norm', 'select', 'serve', 'swiglu', 'swiglu_packed', 'tensor_reduction']
+__all__: list[str] = ['add_layer_norm', 'add_rms_norm', 'backends', 'bilinear', 'center', 'centered_affine', 'cpu_capability', 'dropout_add', 'emulate', 'geglu', 'geglu_packed', 'halve_until', 'kernels', 'layer_norm', 'leading_fourier', 'linear', 'log_softmax', 'observe', 'parallel_linear', 'poison_outputs', 'register_kernels', 'reglu', 'reglu_packed', 'relu_squared', 'rms_norm', 'rotary', 'scaled_masked_softmax', 'select', 'serve', 'softmax', 'swiglu', 'swiglu_packed', 'tensor_reduction']
+def add_layer_norm(input: torch.Tensor, residual: torch.Tensor, normalized_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], weight: torch.Tensor | None, bias: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex, residual_dtype: torch.dtype | None) -> tuple[torch.Tensor, torch.Tensor]:
+    ...
+def add_rms_norm(input: torch.Tensor, residual: torch.Tensor, normalized_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], weight: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex | None, offset: typing.SupportsFloat | typing.SupportsIndex, residual_dtype: torch.dtype | None) -> tuple[torch.Tensor, torch.Tensor]:
+    ...
 def backends() -> dict:
     """
     name -> (device types it can serve, kernels it has)
@@ -20,19 +24,29 @@ def cpu_capability() -> str:
     """
     The instruction set in use: baseline, avx2 or avx512.
     """
+def dropout_add(input: torch.Tensor, residual: torch.Tensor, p: typing.SupportsFloat | typing.SupportsIndex, training: bool, generator: torch.Generator | None) -> torch.Tensor:
+    ...
 def emulate(kernel: str, launcher: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     The launcher that serves CPU tensors on "cuda" by its address; 0: none.
     """
+def geglu(gate: torch.Tensor, up: torch.Tensor, approximate: str) -> torch.Tensor:
+    ...
+def geglu_packed(input: torch.Tensor, approximate: str) -> torch.Tensor:
+    ...
 def halve_until(input: torch.Tensor, threshold: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
     ...
 def kernels() -> list[str]:
     """
     The names of all kernels.
     """
+def layer_norm(input: torch.Tensor, normalized_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], weight: torch.Tensor | None, bias: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
+    ...
 def leading_fourier(input: torch.Tensor, n_coeff: typing.SupportsInt | typing.SupportsIndex | None, dim: typing.SupportsInt | typing.SupportsIndex, norm: str, onesided: bool) -> torch.Tensor:
     ...
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str | None, scale: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
+    ...
+def log_softmax(input: torch.Tensor, dim: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
     ...
 def observe(backends: collections.abc.Sequence[str], before: typing.Any, after: typing.Any) -> None:
     """
@@ -48,7 +62,17 @@ def register_kernels(backend: str, kernels: typing.Any, devices: collections.abc
     """
     Registers every attribute of `kernels` that has a kernel's name; returns these names.
     """
+def reglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    ...
+def reglu_packed(input: torch.Tensor) -> torch.Tensor:
+    ...
+def relu_squared(input: torch.Tensor) -> torch.Tensor:
+    ...
 def rms_norm(input: torch.Tensor, normalized_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], weight: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex | None, offset: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
+    ...
+def rotary(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor | None, interleaved: bool, heads_first: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    ...
+def scaled_masked_softmax(input: torch.Tensor, mask: torch.Tensor | None, scale: typing.SupportsFloat | typing.SupportsIndex, causal: bool) -> torch.Tensor:
     ...
 def select(backend: str | None) -> None:
     """
@@ -58,6 +82,8 @@ def serve(backend: str, device: str, on: bool) -> None:
     """
     Let a backend serve a device type, or not.
     """
+def softmax(input: torch.Tensor, dim: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
+    ...
 def swiglu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     ...
 def swiglu_packed(input: torch.Tensor) -> torch.Tensor:

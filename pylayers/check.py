@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
@@ -83,11 +83,19 @@ def as_real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def outputs_and_gradients(function: Callable, inputs: tuple[Tensor, ...], grad: Tensor) -> dict[str, Tensor]:
+def outputs_of(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a function returned, one tensor or several, as a tuple of real tensors."""
+    return tuple(as_real(one) for one in (result if isinstance(result, tuple) else (result,)))
+
+
+def outputs_and_gradients(function: Callable, inputs: tuple[Tensor, ...], grads: Sequence[Tensor]) -> dict[str, Tensor]:
     leaves = [one.detach().requires_grad_() for one in inputs]
-    output = as_real(function(*leaves))
-    gradients = torch.autograd.grad(output, leaves, grad.to(output.dtype))
-    return {"output": output.detach(), **{f"gradient {i}": one for i, one in enumerate(gradients)}}
+    outputs = outputs_of(function(*leaves))
+    incoming = [grad.to(one.dtype) for grad, one in zip(grads, outputs, strict=True)]
+    gradients = torch.autograd.grad(outputs, leaves, incoming)
+    names = ["output"] if len(outputs) == 1 else [f"output {i}" for i in range(len(outputs))]
+    named = {name: one.detach() for name, one in zip(names, outputs, strict=True)}
+    return {**named, **{f"gradient {i}": one for i, one in enumerate(gradients)}}
 
 
 def _ulps(backend: str, dtype: torch.dtype) -> float:
@@ -107,19 +115,20 @@ def compare_call(
     *,
     long_sums: bool = False,
 ) -> tuple[list[Comparison], str]:
-    """Compares output and gradients of one call; says too if it wrote to an input or was not repeatable bit by bit.
+    """Compares outputs and gradients of one call; says too if it wrote to an input or was not repeatable bit by bit.
 
     long_sums: one product sums what the reference sums in two steps, and rounds by a few units more.
     """
     device, dtype = inputs[0].device, inputs[0].dtype
     before = [one.clone() for one in inputs]
     doubles = tuple(one.double() for one in inputs)
-    grad = torch.randn(as_real(reference(*doubles)).shape, device=device, generator=generator).to(dtype)
-    exact = outputs_and_gradients(reference, doubles, grad.double())
-    plain = outputs_and_gradients(reference, inputs, grad)
+    shapes = [one.shape for one in outputs_of(reference(*doubles))]
+    grads = [torch.randn(shape, device=device, generator=generator).to(dtype) for shape in shapes]
+    exact = outputs_and_gradients(reference, doubles, grads)
+    plain = outputs_and_gradients(reference, inputs, grads)
     with use_backend(backend):
-        actual = outputs_and_gradients(function, inputs, grad)
-        again = outputs_and_gradients(function, inputs, grad)
+        actual = outputs_and_gradients(function, inputs, grads)
+        again = outputs_and_gradients(function, inputs, grads)
     problem = ""
     if not all(torch.equal(a, b) for a, b in zip(inputs, before, strict=True)):
         problem = "writes to an input"
@@ -133,7 +142,7 @@ def _check_size(benchmark, size: tuple[int, ...], backend: str, device: str, dty
     generator = torch.Generator(device).manual_seed(sum(size))
     inputs = benchmark.inputs(*size, dtype=dtype, device=torch.device(device), generator=generator)
     compared, problem = compare_call(
-        benchmark.function, benchmark.reference, inputs, backend, generator, long_sums=benchmark.long_sums
+        benchmark.checked or benchmark.function, benchmark.reference, inputs, backend, generator, long_sums=benchmark.long_sums
     )
     worst = max(compared, key=lambda one: one.ratio)
     return replace(worst, what=f"{benchmark.title} {'×'.join(map(str, size))} {worst.what}"), problem

@@ -8,3 +8,23 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+def _prepare_interpreter_once():
+    """Triton's interpreter prepares triton.language anew for every call of a function within a kernel: most of its time."""
+    try:
+        import triton.language as tl
+        from triton.runtime import interpreter
+    except ImportError:
+        return
+    prepare = interpreter._patch_lang
+
+    def where_needed(function):
+        languages = [one for one in function.__globals__.values() if one is tl or one is tl.core]
+        if any(tl.core.is_builtin(one.load) for one in languages):
+            return prepare(function)
+
+    interpreter._patch_lang = where_needed
+
+
+_prepare_interpreter_once()

@@ -48,6 +48,6 @@ def state_exchanges(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
     theirs.load_state_dict(mine, strict=True)
 
 
-def keeps_the_module_contract(make, example: Tensor) -> None:
+def keeps_the_module_contract(make, *inputs: Tensor) -> None:
     """Every rule of check_layer."""
-    check_layer(make, example).raise_if_failed()
+    check_layer(make, *inputs).raise_if_failed()

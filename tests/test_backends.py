@@ -68,7 +68,7 @@ def test_backend_errors():
 
 
 def test_backend_that_cannot_serve_the_tensor():
-    pylayers.register_kernels("elsewhere", types.SimpleNamespace(swiglu_forward=print), ["cuda"])
+    pylayers.register_kernels("elsewhere", types.SimpleNamespace(gate_forward=print), ["cuda"])
     pylayers.backends.__globals__["doors"].select("elsewhere")
     try:
         with pytest.raises(RuntimeError, match="swiglu: backend 'elsewhere' cannot serve a tensor on cpu; these can: cpu"):
@@ -96,24 +96,27 @@ def test_own_kernel_is_used_and_completed(counting_kernels):
 
 
 def test_own_kernel_that_is_wrong_fails_its_check(counting_kernels):
-    def wrong(y, gate, up):
-        y.copy_(torch.nn.functional.silu(gate) * up * 1.01)
+    def gated(gate, up):
+        return torch.nn.functional.silu(gate) * (gate if up is None else up)
 
-    def unfinished(y, gate, up):
-        y[1:].copy_((torch.nn.functional.silu(gate) * up)[1:])
+    def wrong(y, gate, up, activation):
+        y.copy_(gated(gate, up) * 1.01)
 
-    def vandal(y, gate, up):
-        y.copy_(torch.nn.functional.silu(gate) * up)
+    def unfinished(y, gate, up, activation):
+        y[1:].copy_(gated(gate, up)[1:])
+
+    def vandal(y, gate, up, activation):
+        y.copy_(gated(gate, up))
         gate.mul_(2)
 
-    def raising(y, gate, up):
+    def raising(y, gate, up, activation):
         raise KeyError("lost")
 
     from pylayers.check import check
 
     for kernel, problem in ((wrong, ""), (unfinished, ""), (vandal, "writes to an input"), (raising, "KeyError: 'lost'")):
-        pylayers.register_kernels(kernel.__name__, types.SimpleNamespace(swiglu_forward=kernel), ["cpu"])
-        result = check("swiglu", kernel.__name__)
+        pylayers.register_kernels(kernel.__name__, types.SimpleNamespace(gate_forward=kernel), ["cpu"])
+        result = check("gate", kernel.__name__)
         assert not result.passed and result.problem == problem
 
 

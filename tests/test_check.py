@@ -23,10 +23,10 @@ def test_info(capsys):
 
 
 def test_check(capsys):
-    assert main(["check", "--op", "swiglu", "--backend", "cpu"]) == 0
+    assert main(["check", "--op", "gate", "--backend", "cpu"]) == 0
     assert "4 checks, 0 failed" in capsys.readouterr().out
     for arguments, sentence in (
-        (["--op", "sin"], "there is no op 'sin'; there are rms_norm, swiglu, linear, "),
+        (["--op", "sin"], "there is no op 'sin'; there are rms_norm, layer_norm, "),
         (["--backend", "tpu"], "there is no backend 'tpu'"),
         (["--dtype", "int8"], "there is no dtype 'int8'"),
         (["--backend", "cpu", "--device", "cuda"], "nothing of this can run here"),
@@ -39,11 +39,11 @@ def test_check_fails_with_a_wrong_kernel(tmp_path):
     module = tmp_path / "wrong_kernels.py"
     module.write_text(
         "import pylayers\n"
-        "def swiglu_forward(y, gate, up): y.copy_(gate * up)\n"
-        "class Kernels: swiglu_forward = staticmethod(swiglu_forward)\n"
+        "def gate_forward(y, gate, up, activation): y.copy_(gate * (gate if up is None else up))\n"
+        "class Kernels: gate_forward = staticmethod(gate_forward)\n"
         "pylayers.register_kernels('wrong', Kernels, ['cpu'])\n"
     )
-    command = ["--import", "wrong_kernels", "check", "--backend", "wrong", "--op", "swiglu"]
+    command = ["--import", "wrong_kernels", "check", "--backend", "wrong", "--op", "gate"]
     code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from pylayers.__main__ import main; sys.exit(main({command}))"
     ran = run_python(code)
     assert ran.returncode == 1 and "FAIL" in ran.stdout

@@ -10,10 +10,13 @@ import pytest
 from pylayers.library import build_info, library_folder
 
 KERNELS = {
-    "rms_norm_forward_rows": "forward of rows that fit registers",
-    "rms_norm_backward_rows": "backward of rows that fit registers",
-    "swiglu_forward": "gate and up",
-    "swiglu_backward": "grad, gate and up",
+    **{
+        f"norm_{step}_rows{kind}": f"{step} of rows that fit registers"
+        for step in ("forward", "backward")
+        for kind in ("INS0_7RmsNorm", "INS0_9LayerNorm", "INS0_10AddRmsNorm", "INS0_12AddLayerNorm")
+    },
+    "gate_forward": "gate and up",
+    "gate_backward": "grad, gate and up",
     "linear_epilogue": "product",
     "bilinear_outer": "right",
     "bilinear_right_sum": "block and the sums before",
@@ -21,6 +24,13 @@ KERNELS = {
     "center_columns": "columns that fit registers",
     "center_subtract": "x of which the means are known",
     "halve_until_scale": "x",
+    "dropout_add_forward": "x and residual",
+    "dropout_add_backward": "grad",
+    "softmax_forward_rows": "forward of rows that fit registers",
+    "softmax_backward_rows": "backward of rows that fit registers",
+    "softmax_columns_forward": "columns",
+    "softmax_columns_backward": "columns",
+    "rotary": "both vectors of a head",
 }
 ONLY_LOADS = {"bilinear_left_sum": "block and right"}  # its sums are stored one by one
 

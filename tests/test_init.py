@@ -81,15 +81,34 @@ def test_defaults_are_those_of_torch(make, sizes):
     assert equal(seeded(make).parameters(), seeded(by_hand, sizes))
 
 
+def after_two(layer):
+    layer(normal(2, 6), normal(2, 6))
+    return layer
+
+
+NORMS = {
+    "RMSNorm": lambda **chosen: pylayers.RMSNorm(6, **chosen),
+    "LazyRMSNorm": lambda **chosen: after_data(pylayers.LazyRMSNorm(**chosen)),
+    "AddRMSNorm": lambda **chosen: pylayers.AddRMSNorm(6, **chosen),
+    "LazyAddRMSNorm": lambda **chosen: after_two(pylayers.LazyAddRMSNorm(**chosen)),
+    "LayerNorm": lambda **chosen: pylayers.LayerNorm(6, **chosen),
+    "LazyLayerNorm": lambda **chosen: after_data(pylayers.LazyLayerNorm(**chosen)),
+    "AddLayerNorm": lambda **chosen: pylayers.AddLayerNorm(6, **chosen),
+    "LazyAddLayerNorm": lambda **chosen: after_two(pylayers.LazyAddLayerNorm(**chosen)),
+}
+
+
+@pytest.mark.parametrize("layer", NORMS)
 @pytest.mark.parametrize("name", FOR_VECTORS)
-def test_every_initialiser_of_a_norm(name):
-    function, arguments = init.INITIALISERS[name], ARGUMENTS.get(name, ())
-    expected = seeded(function, torch.empty(6), *arguments)
-    for make in (lambda **chosen: pylayers.RMSNorm(6, **chosen), lambda **chosen: after_data(pylayers.LazyRMSNorm(**chosen))):
-        layer = seeded(make, weight_init=(name, *arguments))
-        assert torch.equal(layer.weight, expected)
-        seeded(layer.reset_parameters)
-        assert torch.equal(layer.weight, expected)
+def test_every_initialiser_of_a_norm(name, layer):
+    function, arguments, biased = init.INITIALISERS[name], ARGUMENTS.get(name, ()), "LayerNorm" in layer
+    for option in ("weight", "bias") if biased else ("weight",):
+        expected = seeded(function, torch.empty(6), *arguments)
+        made = seeded(NORMS[layer], **{f"{option}_init": (name, *arguments)})
+        assert torch.equal(getattr(made, option), expected)
+        seeded(made.reset_parameters)
+        assert torch.equal(getattr(made, option), expected)
+        assert f"{option}_init=" in repr(made)
 
 
 def test_all_of_torch_is_there():

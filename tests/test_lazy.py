@@ -25,10 +25,15 @@ LAYERS = {
         lambda **kind: pylayers.LazyRMSNorm(None, False, **kind),
         lambda **kind: pylayers.RMSNorm(8, None, False, **kind),
     ),
+    "LazyLayerNorm": (lambda **kind: pylayers.LazyLayerNorm(1e-3, **kind), lambda **kind: pylayers.LayerNorm(8, 1e-3, **kind)),
+    "LazyLayerNorm without bias": (
+        lambda **kind: pylayers.LazyLayerNorm(bias=False, **kind),
+        lambda **kind: pylayers.LayerNorm(8, bias=False, **kind),
+    ),
     "LazyGatedMLP": (lambda **kind: pylayers.LazyGatedMLP(6, **kind), lambda **kind: pylayers.GatedMLP(8, 6, **kind)),
     "LazyGatedMLP with sizes": (
-        lambda **kind: pylayers.LazyGatedMLP(6, 3, True, **kind),
-        lambda **kind: pylayers.GatedMLP(8, 6, 3, True, **kind),
+        lambda **kind: pylayers.LazyGatedMLP(6, 3, True, "gelu", **kind),
+        lambda **kind: pylayers.GatedMLP(8, 6, 3, True, "gelu", **kind),
     ),
     "LazyScaledLinear": (
         lambda **kind: pylayers.LazyScaledLinear(5, 0.5, **kind),
@@ -319,6 +324,19 @@ def test_moves_to_a_gpu(make, plain):
     assert layer(normal(2, 8, device="cuda")).is_cuda and all(one.is_cuda for one in held(layer))
 
 
+@pytest.mark.parametrize("name", ["AddRMSNorm", "AddLayerNorm"])
+def test_norm_of_a_residual_stream(name):
+    """Two inputs, the first of which gives the size; or a state_dict."""
+    lazy, plain = getattr(pylayers, f"Lazy{name}"), getattr(pylayers, name)(8, 1e-3, residual_dtype=torch.float32)
+    x, stream = normal(2, 8), normal(2, 8, seed=1)
+    called, loaded = (lazy(1e-3, residual_dtype=torch.float32) for _ in range(2))
+    called(x, stream)
+    loaded.load_state_dict(plain.state_dict())
+    for layer in (called, loaded):
+        assert type(layer) is type(plain) and repr(layer) == repr(plain) and same_state(layer, plain)
+        assert all(torch.equal(*pair) for pair in zip(layer(x, stream), plain(x, stream), strict=True))
+
+
 def test_requires_grad_is_kept():
     layer = pylayers.LazyLinear(5)
     layer.requires_grad_(False)
@@ -385,7 +403,7 @@ def test_wrong_options_before_data():
         pylayers.LazyLinear(5, weight_init="xavier")
     with pytest.raises(ValueError, match="activation must be one of"):
         pylayers.LazyLinear(5, activation="sin")
-    with pytest.raises(ValueError, match="GatedMLP: activation must be one of 'silu', got 'sin'"):
+    with pytest.raises(ValueError, match="GatedMLP: activation must be one of 'silu', 'gelu', 'gelu_tanh', 'relu', got 'sin'"):
         pylayers.LazyGatedMLP(5, activation="sin")
 
 

@@ -55,9 +55,43 @@ def test_rms_norm(draw, tensor):
 
 
 @random_test
-def test_swiglu(draw, tensor):
-    gate = tensor()
-    return functional.swiglu, reference.swiglu, (gate, tensor(tuple(gate.shape)))
+def test_layer_norm(draw, tensor):
+    x = tensor()
+    shape = tuple(x.shape[-draw(st.integers(1, x.dim())) :])
+    ours, exact = (lambda a, w, b, call=call: call(a, shape, w, b) for call in (functional.layer_norm, reference.layer_norm))
+    return ours, exact, (x, tensor(shape), tensor(shape))
+
+
+@random_test
+def test_add_rms_norm(draw, tensor):
+    x = tensor()
+    shape = tuple(x.shape[-draw(st.integers(1, x.dim())) :])
+    ours, exact = (lambda a, r, w, call=call: call(a, r, shape, w) for call in (functional.add_rms_norm, reference.add_rms_norm))
+    return ours, exact, (x, tensor(tuple(x.shape)), tensor(shape))
+
+
+@random_test
+def test_add_layer_norm(draw, tensor):
+    x = tensor()
+    shape = tuple(x.shape[-draw(st.integers(1, x.dim())) :])
+    calls = functional.add_layer_norm, reference.add_layer_norm
+    ours, exact = (lambda a, r, w, b, call=call: call(a, r, shape, w, b) for call in calls)
+    return ours, exact, (x, tensor(tuple(x.shape)), tensor(shape), tensor(shape))
+
+
+@random_test
+def test_gate(draw, tensor):
+    name, gate = draw(st.sampled_from(["swiglu", "geglu", "reglu", "relu_squared"])), tensor()
+    inputs = (gate,) if name == "relu_squared" else (gate, tensor(tuple(gate.shape)))
+    return getattr(functional, name), getattr(reference, name), inputs
+
+
+@random_test
+def test_softmax(draw, tensor):
+    name, x = draw(st.sampled_from(["softmax", "log_softmax"])), tensor()
+    dim = draw(st.integers(-x.dim(), x.dim() - 1))
+    ours, exact = (lambda a, call=getattr(module, name): call(a, dim) for module in (functional, reference))
+    return ours, exact, (x,)
 
 
 @random_test
@@ -78,6 +112,16 @@ def test_halve_until(draw, tensor):
     threshold = draw(st.sampled_from([1e-3, 0.7, 1.0, 300.0]))
     ours, exact = (lambda x, call=call: call(x, threshold) for call in (functional.halve_until, reference.halve_until))
     return ours, exact, (tensor(),)
+
+
+@random_test
+def test_dropout_add(draw, tensor):
+    x, p, seed = tensor(), draw(st.floats(0, 1)), draw(st.integers(0, 2**64 - 1))
+    ours, exact = (
+        lambda *two, call=call: call(*two, p, generator=harness.seeded(seed=seed))
+        for call in (functional.dropout_add, reference.dropout_add)
+    )
+    return ours, exact, (x, tensor(tuple(x.shape)))
 
 
 @random_test
@@ -131,3 +175,20 @@ def test_leading_fourier(draw, tensor):
     n_coeff = draw(st.sampled_from([None, 1, x.shape[dim] // 2 + 1]))
     ours, exact = (lambda a, call=call: call(a, n_coeff, dim, norm) for call in (functional.leading_fourier, reference.leading_fourier))
     return ours, exact, (x,)
+
+
+@random_test
+def test_rotary(draw, tensor):
+    batch, tokens, heads, key_heads, head_dim = (draw(st.integers(1, most)) for most in (3, 9, 5, 5, 40))
+    options = {"interleaved": draw(st.booleans()), "heads_first": draw(st.booleans())}
+    order = (0, 2, 1, 3) if options["heads_first"] else (0, 1, 2, 3)
+    shapes = [tuple((batch, tokens, count, head_dim)[axis] for axis in order) for count in (heads, key_heads)]
+    q, k = (tensor(shape) for shape in shapes)
+    angles = normal(20, draw(st.integers(0, head_dim // 2)), device=q.device)
+    if draw(st.booleans()):
+        shape = draw(st.sampled_from([(batch, tokens), (1, tokens), (tokens,)]))
+        options["positions"] = normal(*shape, device=q.device).mul(7).abs().clamp(max=19).long()
+    ours, exact = (
+        lambda a, b, call=call: call(a, b, angles.cos(), angles.sin(), **options) for call in (functional.rotary, reference.rotary)
+    )
+    return ours, exact, (q, k)

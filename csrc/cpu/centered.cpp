@@ -112,8 +112,8 @@ void backward_along(const Rows<scalar_t, when>& dx, Output dweight, Output dbias
       }
     });
   });
-  if (dbias) add_up(data<scalar_t>(dbias), data<acc_t>(partial), shares, dim, acc_t(1));
-  if (dweight) add_up(data<scalar_t>(dweight), data<acc_t>(partial) + shares * dim, shares, dim, acc_t(1));
+  if (dbias) add_parts(data<scalar_t>(dbias), data<acc_t>(partial), shares, dim);
+  if (dweight) add_parts(data<scalar_t>(dweight), data<acc_t>(partial) + shares * dim, shares, dim);
 }
 
 }  // namespace

@@ -13,24 +13,6 @@ const scalar_t* data(const Input& x) { return static_cast<const scalar_t*>(x.dat
 template <class scalar_t>
 scalar_t* data(const Output& y) { return static_cast<scalar_t*>(y.data); }
 
-// to[dim] = factor · Σ of the rows of from [rows, dim], in runs: the longer a sum, the more it rounds.
-template <class scalar_t, class acc_t>
-void add_up(scalar_t* to, const acc_t* from, int64_t rows, int64_t dim, acc_t factor) {
-  constexpr int64_t block = 16 * kLanes<acc_t>, run = 64;
-  parallel_for((dim + block - 1) / block, kGrain / (rows * block) + 1, [&](int64_t begin, int64_t end) {
-    const int64_t start = begin * block;
-    for_vectors<kLanes<acc_t>>(std::min(end * block, dim) - start, [&](int64_t col, auto count) {
-      Vector<acc_t> total{};
-      for (int64_t first = 0; first < rows; first += run) {
-        Vector<acc_t> some{};
-        for (int64_t row = first; row < std::min(first + run, rows); ++row) some += load(from + row * dim + start + col, count);
-        total += some;
-      }
-      store(to + start + col, total * factor, count);
-    });
-  });
-}
-
 // `count` rows share a mean. Narrow rows without gaps are walked `fold` at a time, as one row.
 struct Columns {
   int64_t means, count, dim, fold, width, tiles;  // width: columns of a tile
@@ -143,7 +125,7 @@ template <class acc_t>
 void means_of_parts(acc_t* mean, const acc_t* partial, const Columns& c, int64_t parts) {
   parallel_for(c.means, kGrain / (parts * c.dim) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      add_up(mean + i * c.dim, partial + i * parts * c.dim, parts, c.dim, 1 / acc_t(c.count));
+      add_parts(mean + i * c.dim, partial + i * parts * c.dim, parts, c.dim, 1 / acc_t(c.count));
   });
 }
 
@@ -261,7 +243,7 @@ void backward_over(Output dx, Output dweight, Output dbias, Output partial, Outp
   split ? backward_split(over, partial, grad_mean, x, mean) : backward_held(over, partial, x, mean);
   const auto add = [&](const Output& to, int64_t index) {
     const int64_t shares = partial.size[1], features = to.dim();
-    add_up(data<scalar_t>(to), data<acc_t>(partial) + index * shares * grad.dim(), shares * grad.dim() / features, features, acc_t(1));
+    add_parts(data<scalar_t>(to), data<acc_t>(partial) + index * shares * grad.dim(), shares * grad.dim() / features, features);
   };
   if (dbias) add(dbias, 0);
   if (dweight) add(dweight, 1);

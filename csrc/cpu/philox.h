@@ -32,21 +32,32 @@ inline Longs counters(uint64_t first, uint64_t step) {
   return first + offset;
 }
 
-// Four words a counter, in the low halves of the lanes: what the high halves hold is undefined.
-inline std::array<Longs, 4> philox(Longs counter, uint64_t seed) {
-  Longs a = counter, b = counter >> 32, c{}, d{};
+// Four words a counter, in the low halves of the lanes: what the high halves hold is undefined. Of several vectors of counters at
+// once: a round waits for the one before, and their rounds fill the gaps.
+template <size_t count>
+inline std::array<std::array<Longs, 4>, count> philox(const std::array<Longs, count>& counter, uint64_t seed) {
+  std::array<Longs, count> a = counter, b{}, c{}, d{};
+#pragma GCC unroll 4
+  for (size_t i = 0; i < count; ++i) b[i] = counter[i] >> 32;
   auto key = static_cast<uint32_t>(seed), other_key = static_cast<uint32_t>(seed >> 32);
 #pragma GCC unroll 10
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    const Longs p = multiply_words(a, kPhiloxMultiplier0), q = multiply_words(c, kPhiloxMultiplier1);
-    a = (q >> 32) ^ b ^ static_cast<uint64_t>(key);
-    b = q;
-    c = (p >> 32) ^ d ^ static_cast<uint64_t>(other_key);
-    d = p;
+#pragma GCC unroll 4
+    for (size_t i = 0; i < count; ++i) {
+      const Longs p = multiply_words(a[i], kPhiloxMultiplier0), q = multiply_words(c[i], kPhiloxMultiplier1);
+      a[i] = (q >> 32) ^ b[i] ^ static_cast<uint64_t>(key);
+      b[i] = q;
+      c[i] = (p >> 32) ^ d[i] ^ static_cast<uint64_t>(other_key);
+      d[i] = p;
+    }
     key += kPhiloxStep0;
     other_key += kPhiloxStep1;
   }
-  return {a, b, c, d};
+  std::array<std::array<Longs, 4>, count> words;
+#pragma GCC unroll 4
+  for (size_t i = 0; i < count; ++i) words[i] = {a[i], b[i], c[i], d[i]};
+  return words;
 }
+inline std::array<Longs, 4> philox(Longs counter, uint64_t seed) { return philox(std::array<Longs, 1>{counter}, seed)[0]; }
 
 }  // namespace pylayers::cpu::PYLAYERS_ISA

@@ -18,13 +18,18 @@ inline scalar_t* row_of(const Output& y, int64_t row) {
   return static_cast<scalar_t*>(y.data) + row * y.stride[0];
 }
 
-// True where whole vectors of y are aligned and its readers will not find it in the caches anyway.
+inline int64_t bytes_of(const Output& y) {
+  return y ? y.rows() * y.dim() * (y.dtype == Dtype::float64 ? 8 : y.dtype == Dtype::float32 ? 4 : 2) : 0;
+}
+
+// True where whole vectors of y are aligned and its readers will not find it in the caches anyway. `other` is an output that is
+// written along with it.
 template <class scalar_t>
-inline bool can_stream(const Output& y) {
+inline bool can_stream(const Output& y, const Output& other = {}) {
   constexpr int64_t size = sizeof(typename Packed<scalar_t>::type);
   const auto element = static_cast<int64_t>(sizeof(scalar_t));
   return y && reinterpret_cast<uintptr_t>(y.data) % size == 0 && (y.rows() == 1 || y.stride[0] * element % size == 0) &&
-         larger_than_caches(y.rows() * y.dim() * element);
+         larger_than_caches(bytes_of(y) + bytes_of(other));
 }
 
 inline void stream_fence() {
@@ -50,6 +55,15 @@ inline void put(scalar_t* to, V v, Count count, Streamed) {
   }
 }
 
+// v with zeros behind its first `count` lanes: where the zeros of a partial load would not stay zeros.
+template <class V>
+inline V first_lanes(V v, int64_t count) {
+  for (size_t i = count; i < sizeof(V) / sizeof(v[0]); ++i) v[i] = 0;
+  return v;
+}
+template <class V>
+inline V first_lanes(V v, Whole) { return v; }
+
 // Σ term(col, count) over the columns, in four independent sums.
 template <class acc_t, class Term>
 inline acc_t row_sum(int64_t dim, Term&& term) {
@@ -67,37 +81,50 @@ inline acc_t row_sum(int64_t dim, Term&& term) {
   return sum<acc_t>((a + b) + (c + d));
 }
 
-// sums[dim] = Σ over the parts, in their order.
-template <class scalar_t>
-inline void add_parts(Output sums, Output partial) {
-  using acc_t = accumulation_t<scalar_t>;
-  const int64_t parts = partial.rows(), dim = partial.dim();
-  constexpr int64_t block = 16 * kLanes<acc_t>;
-  parallel_for((dim + block - 1) / block, kGrain / (parts * block) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t start = begin * block; start < std::min(end * block, dim); start += kLanes<acc_t>) {
-      for_vectors<kLanes<acc_t>>(std::min<int64_t>(dim - start, kLanes<acc_t>), [&](int64_t, auto count) {
-        Vector<acc_t> total{};
-        for (int64_t part = 0; part < parts; ++part) total += load(row_of<acc_t>(partial, part) + start, count);
-        store(static_cast<scalar_t*>(sums.data) + start, total, count);
-      });
-    }
+// to[dim] = factor · Σ of the `count` rows of parts, in order and in runs: the longer a sum, the more it rounds.
+template <class scalar_t, class acc_t>
+inline void add_parts(scalar_t* to, const acc_t* parts, int64_t count, int64_t dim, acc_t factor = 1) {
+  constexpr int64_t block = 16 * kLanes<acc_t>, run = 64;
+  parallel_for((dim + block - 1) / block, kGrain / (count * block) + 1, [&](int64_t begin, int64_t end) {
+    const int64_t start = begin * block;
+    for_vectors<kLanes<acc_t>>(std::min(end * block, dim) - start, [&](int64_t col, auto lanes) {
+      Vector<acc_t> total{};
+      for (int64_t first = 0; first < count; first += run) {
+        Vector<acc_t> some{};
+        for (int64_t part = first; part < std::min(first + run, count); ++part) some += load(parts + part * dim + start + col, lanes);
+        total += some;
+      }
+      store(to + start + col, total * factor, lanes);
+    });
   });
 }
 
-// sums[dim] = Σ over the rows: range(sum, begin, end) adds the rows [begin, end) to the dim sums of one part, which are zero at
-// first; then the parts are added in order. The parts are given, so the result does not depend on the number of threads.
+template <class scalar_t>
+inline void add_parts(const Output& sum, const Output& partial) {
+  add_parts(static_cast<scalar_t*>(sum.data), static_cast<const accumulation_t<scalar_t>*>(partial.data), partial.rows(), partial.dim());
+}
+
+// Each of `count` sums [dim] = Σ over the rows: range(sum, begin, end) adds the rows [begin, end) to the dim sums of one part,
+// which are zero at first; then the parts are added in order. The parts are given, so the result does not depend on the number of
+// threads. partial holds the parts of the first sum, then those of the second, which range finds so many rows behind.
 template <class scalar_t, class Range>
-inline void sum_over_rows(Output sums, Output partial, int64_t rows, const Range& range) {
+inline void sums_over_rows(const Output* sums, int count, Output partial, int64_t rows, const Range& range) {
   using acc_t = accumulation_t<scalar_t>;
-  const int64_t parts = partial.rows(), dim = partial.dim();
+  const int64_t parts = partial.rows() / count, dim = partial.dim();
+  acc_t* const memory = static_cast<acc_t*>(partial.data);
   parallel_for(parts, kGrain * parts / (rows * dim) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
-      acc_t* sum = row_of<acc_t>(partial, part);
-      std::fill(sum, sum + dim, acc_t(0));
+      acc_t* sum = memory + part * dim;
+      for (int i = 0; i < count; ++i) std::fill_n(sum + i * parts * dim, dim, acc_t(0));
       range(sum, rows * part / parts, rows * (part + 1) / parts);
     }
   });
-  add_parts<scalar_t>(sums, partial);
+  for (int i = 0; i < count; ++i) add_parts(static_cast<scalar_t*>(sums[i].data), memory + i * parts * dim, parts, dim);
+}
+
+template <class scalar_t, class Range>
+inline void sum_over_rows(const Output& sums, Output partial, int64_t rows, const Range& range) {
+  sums_over_rows<scalar_t>(&sums, 1, partial, rows, range);
 }
 
 // Elementwise work: body(row, begin, end) on column ranges of about `kGrain` elements, in parallel. Where every matrix is

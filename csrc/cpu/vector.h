@@ -55,6 +55,19 @@ inline Vector<acc_t> splat(acc_t value) {
   return value - Vector<acc_t>{};
 }
 
+// v, of which no part is fused with the sum that it goes into: a product that is subtracted from itself leaves nothing.
+template <class V>
+inline V rounded(V v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
 // ---- what memory holds <-> what is computed, one vector of acc_t lanes
 
 template <class scalar_t>
@@ -209,6 +222,7 @@ inline void dispatch(Dtype dtype, Body&& body) {
     case Dtype::float32: return body(float());
     case Dtype::float16: return body(float16());
     case Dtype::bfloat16: return body(bfloat16());
+    case Dtype::int64: return;
   }
 }
 

@@ -78,7 +78,7 @@ template <class Access, class scalar_t>
 void subtract_columns(Access, const char* name, Stream stream, const Center<scalar_t>& args, const Sums<scalar_t>& sums) {
   constexpr int width = Access::width;
   const int64_t groups = args.rows / args.count;
-  add_parts<acc_of<scalar_t>>(name, stream, args.mean, sums.partial, groups, sums.shares / groups, args.dim, args.inverse);
+  add_parts<acc_of<scalar_t>>(name, stream, args.mean, nullptr, sums.partial, groups, sums.shares / groups, args.dim, args.inverse);
   const TilePlan plan = plan_tiles(args.dim / width, 1, kColumnLanes);
   const int64_t shares = ceil_div(args.count, plan.threads.y * 16);  // what belongs to a column is read once for 16 rows
   launch(name, center_subtract<scalar_t, width, false, false>, groups * shares * plan.tiles, plan.threads, 0, stream, args, unsigned(plan.tiles),
@@ -99,16 +99,16 @@ void backward_over(Access access, Stream stream, const Center<scalar_t>& args, c
   if (args.y) subtract_columns(access, kBackward, stream, args, sums);
 }
 
-// partial of one of the two sums, by the features: the columns repeat them.
-Output sum_of(const Output& partial, int kind, int64_t features) {
-  Output sum = partial;
+// The parts of both sums, or from that of `first` on, by the features: the columns repeat them.
+Output parts_of(const Output& partial, int64_t first, int64_t features) {
+  Output parts = partial;
   const int64_t bytes = partial.dtype == Dtype::float64 ? 8 : 4, numbers = partial.size[1] * partial.size[2];
-  sum.data = static_cast<char*>(partial.data) + kind * numbers * bytes;
-  sum.dims = 2;
-  sum.size[0] = numbers / features;
-  sum.size[1] = sum.stride[0] = features;
-  sum.stride[1] = 1;
-  return sum;
+  parts.data = static_cast<char*>(partial.data) + first * numbers * bytes;
+  parts.dims = 2;
+  parts.size[0] = (partial.size[0] - first) * numbers / features;
+  parts.size[1] = parts.stride[0] = features;
+  parts.stride[1] = 1;
+  return parts;
 }
 
 }  // namespace
@@ -141,8 +141,7 @@ void centered_backward(Stream stream, Output dx, Output dweight, Output dbias, O
                               x.stride[0]};
     count ? backward_over(access, stream, args, sums) : backward_along(access, stream, args, sums, row_partial);
   });
-  if (dbias) add_parts(kBackward, stream, dbias, sum_of(partial, 0, dbias.dim()));
-  if (dweight) add_parts(kBackward, stream, dweight, sum_of(partial, 1, dweight.dim()));
+  if (dbias || dweight) add_parts(kBackward, stream, dbias, dweight, parts_of(partial, dbias ? 0 : 1, (dbias ? dbias : dweight).dim()));
 }
 
 }  // namespace pylayers::cuda

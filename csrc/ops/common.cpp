@@ -22,7 +22,10 @@ void ask_for_huge_pages(const Tensor& tensor) {
   if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: failing is no error
 }
 
-int64_t cpu_parts(int64_t rows) { return std::min<int64_t>(std::max<int64_t>(rows / 32, 1), 128); }
+// Two sums take fewer parts: their workspace would show beside the matrices.
+int64_t cpu_parts(int64_t rows, int64_t sums) {
+  return std::clamp<int64_t>(rows / (sums == 1 ? 32 : 128), 1, sums == 1 ? 128 : 32);
+}
 
 bool is_real_cpu(const Tensor& tensor) {
   const auto keys = tensor.unsafeGetTensorImpl()->key_set();
@@ -65,12 +68,12 @@ Tensor nothing(const Tensor& like) { return at::empty({0}, like.options()); }
 
 bool splits_for_gpu(const Tensor& tensor) { return tensor.is_cuda() || registry::emulates(registry::selected()); }
 
-int64_t sum_parts(const Tensor& like, int64_t rows, int64_t dim) {
-  return splits_for_gpu(like) ? cuda_parts(rows, dim) : cpu_parts(rows);
+int64_t sum_parts(const Tensor& like, int64_t rows, int64_t dim, int64_t sums) {
+  return splits_for_gpu(like) ? cuda_parts(rows, dim) : cpu_parts(rows, sums);
 }
 
-Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim) {
-  return at::empty({sum_parts(like, rows, dim), dim}, like.options().dtype(accumulation_dtype(like.scalar_type())));
+Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim, int64_t sums) {
+  return at::empty({sums * sum_parts(like, rows, dim, sums), dim}, like.options().dtype(accumulation_dtype(like.scalar_type())));
 }
 
 bool needs_formula(const char* op, c10::ArrayRef<const Tensor*> tensors) {

@@ -44,10 +44,10 @@ PYLAYERS_API Tensor nothing(const Tensor& like);  // stands for an output that n
 // Whether sums over this tensor are split as a GPU's kernels want it: by the backend that is selected, not by the threads there are.
 bool splits_for_gpu(const Tensor& tensor);
 
-// Workspace [parts, dim] for a sum over rows. The number of parts depends on the sizes alone, so that results do not depend on
-// the number of threads.
-PYLAYERS_API int64_t sum_parts(const Tensor& like, int64_t rows, int64_t dim);
-PYLAYERS_API Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim);
+// Workspace [parts, dim] for each of `sums` sums over rows, one after the other. The number of parts depends on the sizes alone,
+// so that results do not depend on the number of threads.
+PYLAYERS_API int64_t sum_parts(const Tensor& like, int64_t rows, int64_t dim, int64_t sums = 1);
+PYLAYERS_API Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim, int64_t sums = 1);
 
 inline at::ScalarType accumulation_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 

@@ -45,8 +45,9 @@ class Op<Result(Arguments...)> {
   Result operator()(Arguments... arguments) const { return handle_->call(std::forward<Arguments>(arguments)...); }
 
   // What users call. `run` decides between formula, autograd node and kernel. `autocast` is left out where autocast casts nothing.
-  void define_public(torch::Library& m, const char* schema, Function run, Function autocast = nullptr) {
-    define(m, schema);
+  void define_public(torch::Library& m, const char* schema, Function run, Function autocast = nullptr,
+                     const std::vector<at::Tag>& tags = {}) {
+    define(m, schema, tags);
     for (const auto key : {c10::DispatchKey::CompositeExplicitAutograd, c10::DispatchKey::Autograd, c10::DispatchKey::FuncTorchBatched})
       implement(m, key, run);
     for (const auto key : {c10::DispatchKey::AutocastCPU, c10::DispatchKey::AutocastCUDA})

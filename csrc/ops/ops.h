@@ -9,6 +9,7 @@
 
 #include <optional>
 #include <string_view>
+#include <tuple>
 
 #include "../registry.h"
 
@@ -16,8 +17,33 @@ namespace pylayers {
 
 PYLAYERS_API at::Tensor rms_norm(const at::Tensor& input, c10::SymIntArrayRef normalized_shape,
                                  const std::optional<at::Tensor>& weight = {}, std::optional<double> eps = {}, double offset = 0);
+PYLAYERS_API at::Tensor layer_norm(const at::Tensor& input, c10::SymIntArrayRef normalized_shape,
+                                   const std::optional<at::Tensor>& weight = {}, const std::optional<at::Tensor>& bias = {},
+                                   double eps = 1e-5);
+PYLAYERS_API std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& input, const at::Tensor& residual,
+                                                             c10::SymIntArrayRef normalized_shape,
+                                                             const std::optional<at::Tensor>& weight = {},
+                                                             std::optional<double> eps = {}, double offset = 0,
+                                                             std::optional<at::ScalarType> residual_dtype = {});
+PYLAYERS_API std::tuple<at::Tensor, at::Tensor> add_layer_norm(const at::Tensor& input, const at::Tensor& residual,
+                                                               c10::SymIntArrayRef normalized_shape,
+                                                               const std::optional<at::Tensor>& weight = {},
+                                                               const std::optional<at::Tensor>& bias = {}, double eps = 1e-5,
+                                                               std::optional<at::ScalarType> residual_dtype = {});
+PYLAYERS_API std::tuple<at::Tensor, at::Tensor> rotary(const at::Tensor& q, const at::Tensor& k, const at::Tensor& cos,
+                                                       const at::Tensor& sin, const std::optional<at::Tensor>& positions = {},
+                                                       bool interleaved = false, bool heads_first = false);
 PYLAYERS_API at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 PYLAYERS_API at::Tensor swiglu_packed(const at::Tensor& input);
+PYLAYERS_API at::Tensor geglu(const at::Tensor& gate, const at::Tensor& up, std::string_view approximate = "none");
+PYLAYERS_API at::Tensor geglu_packed(const at::Tensor& input, std::string_view approximate = "none");
+PYLAYERS_API at::Tensor reglu(const at::Tensor& gate, const at::Tensor& up);
+PYLAYERS_API at::Tensor reglu_packed(const at::Tensor& input);
+PYLAYERS_API at::Tensor relu_squared(const at::Tensor& input);
+PYLAYERS_API at::Tensor softmax(const at::Tensor& input, int64_t dim);
+PYLAYERS_API at::Tensor log_softmax(const at::Tensor& input, int64_t dim);
+PYLAYERS_API at::Tensor scaled_masked_softmax(const at::Tensor& input, const std::optional<at::Tensor>& mask = {}, double scale = 1,
+                                              bool causal = false);
 PYLAYERS_API at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
                                std::optional<std::string_view> activation = {}, double scale = 1);
 PYLAYERS_API at::Tensor bilinear(const at::Tensor& input1, const at::Tensor& input2, const at::Tensor& weight,
@@ -35,5 +61,7 @@ PYLAYERS_API at::Tensor centered_affine(const at::Tensor& input, const std::opti
 PYLAYERS_API at::Tensor halve_until(const at::Tensor& input, double threshold = 1);
 PYLAYERS_API void two_sided_uniform_(const at::Tensor& self, double low = 5, double high = 10, double p_zero = .5,
                                      std::optional<at::Generator> generator = {});
+PYLAYERS_API at::Tensor dropout_add(const at::Tensor& input, const at::Tensor& residual, double p = 0.5, bool training = true,
+                                    std::optional<at::Generator> generator = {});
 
 }  // namespace pylayers

@@ -3,6 +3,7 @@
 
 #include "autograd.h"
 #include "common.h"
+#include "norm.h"
 #include "op.h"
 #include "ops.h"
 
@@ -11,68 +12,30 @@ namespace {
 
 constexpr auto kOp = "rms_norm";
 
-void check(const Tensor& input, c10::SymIntArrayRef normalized_shape, const Tensor& weight) {
-  check_floating(kOp, "input", input);
-  const auto count = static_cast<int64_t>(normalized_shape.size());
-  TORCH_CHECK_VALUE(count > 0, kOp, ": normalized_shape must name at least one dimension, got ()");
-  TORCH_CHECK_VALUE(input.dim() >= count && input.sym_sizes().slice(input.dim() - count).equals(normalized_shape), kOp,
-                    ": input must end in the dimensions normalized_shape (", normalized_shape, "), got shape ", input.sym_sizes());
-  if (!weight.defined()) return;
-  TORCH_CHECK_VALUE(weight.sym_sizes().equals(normalized_shape), kOp, ": weight must have shape ", normalized_shape,
-                    " (normalized_shape), got ", weight.sym_sizes());
-  check_matches(kOp, "weight", weight, "input", input);
-}
-
-double value_or_epsilon(std::optional<double> eps, const Tensor& input) {
-  if (eps) return *eps;
-  return input.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon() : std::numeric_limits<float>::epsilon();
-}
-
-std::vector<int64_t> trailing(int64_t dims) {
-  std::vector<int64_t> axes(dims);
-  for (int64_t i = 0; i < dims; ++i) axes[i] = i - dims;
-  return axes;
-}
-
-Tensor scale(const OptionalTensor& weight, double offset, at::ScalarType dtype) {
-  return value(weight).defined() ? weight->to(dtype) + offset : Tensor();
-}
+Normalisation norm(int64_t dims, double eps, double offset) { return {dims, eps, offset}; }
 
 Tensor formula(const Tensor& input, const OptionalTensor& weight, int64_t dims, double eps, double offset) {
-  const auto dtype = accumulation_dtype(input.scalar_type());
-  const Tensor x = input.to(dtype);
-  const Tensor w = scale(weight, offset, dtype);
-  const Tensor n = x * (x.square().mean(trailing(dims), true) + eps).rsqrt();
-  return (w.defined() ? n * w : n).to(input.scalar_type());
+  return normalised(norm(dims, eps, offset), input, value(weight), {}, input.scalar_type());
 }
 
 using Pair = std::tuple<Tensor, Tensor>;
 
 Pair backward_formula(const Tensor& grad, const Tensor& input, const OptionalTensor& weight, const Tensor&, int64_t dims, double eps,
                       double offset, std::array<bool, 2> mask) {
-  const auto dtype = accumulation_dtype(input.scalar_type());
-  const Tensor x = input.to(dtype), g = grad.to(dtype), w = scale(weight, offset, dtype);
-  const Tensor rstd = (x.square().mean(trailing(dims), true) + eps).rsqrt();
-  const Tensor n = x * rstd;
-  Tensor dx = nothing(input), dweight = nothing(input);
-  if (mask[0]) {
-    const Tensor gw = w.defined() ? g * w : g;
-    dx = (rstd * (gw - n * (gw * n).mean(trailing(dims), true))).to(input.scalar_type());
-  }
-  if (mask[1]) dweight = (g * n).sum_to_size(weight->sizes()).to(input.scalar_type());
-  return {dx, dweight};
+  auto [dx, dweight, none] = normalised_backward(norm(dims, eps, offset), grad, input, value(weight), {mask[0], mask[1], false});
+  return {mask[0] ? dx.to(input.scalar_type()) : nothing(input), mask[1] ? dweight : nothing(input)};
 }
 
 // Outputs y and rstd (without elements unless it is wanted).
 Pair allocate_forward(const Tensor& input, const OptionalTensor&, int64_t dims, double, double, bool save) {
-  const auto rows = input.sym_sizes().slice(0, input.dim() - dims);
-  return {allocate_like(input), save ? allocate(input, rows, accumulation_dtype(input.scalar_type())) : nothing(input)};
+  const auto dtype = accumulation_dtype(input.scalar_type());
+  return {allocate_like(input), save ? allocate(input, rows_shape(input, dims), dtype) : nothing(input)};
 }
 
 Pair forward(const Tensor& input, const OptionalTensor& weight, int64_t dims, double eps, double offset, bool save) {
   auto outputs = allocate_forward(input, weight, dims, eps, offset, save);
   auto& [y, rstd] = outputs;
-  const int64_t dim = c10::multiply_integers(input.sizes().slice(input.dim() - dims));
+  const int64_t dim = row_length(input, dims);
   const Rows x = as_rows(input, dim);
   if (x.empty()) return outputs;
   const Tensor w = contiguous(weight);
@@ -123,7 +86,8 @@ const Differentiable kDifferentiable = {
 
 Tensor run(const Tensor& input, c10::SymIntArrayRef normalized_shape, const OptionalTensor& weight, std::optional<double> eps,
            double offset) {
-  check(input, normalized_shape, value(weight));
+  check_normalized(kOp, input, normalized_shape);
+  check_parameter(kOp, "weight", value(weight), input, normalized_shape);
   const auto dims = static_cast<int64_t>(normalized_shape.size());
   const double epsilon = value_or_epsilon(eps, input);
   if (needs_formula(kOp, {&input, &value(weight)})) return formula(input, weight, dims, epsilon, offset);

@@ -3,8 +3,8 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros_like.h>
 
 #include <limits>
 #include <mutex>
@@ -13,13 +13,12 @@
 #include "common.h"
 #include "op.h"
 #include "ops.h"
+#include "random.h"
 
 namespace pylayers {
 namespace {
 
 constexpr auto kOp = "two_sided_uniform_";
-
-using Generator = std::optional<at::Generator>;
 
 double largest(at::ScalarType dtype) {
   switch (dtype) {
@@ -38,51 +37,21 @@ void check(const Tensor& self, double low, double high, double p_zero) {
   TORCH_CHECK_VALUE(p_zero >= 0 && p_zero <= 1, kOp, ": p_zero must be a probability between 0 and 1, got ", p_zero);
 }
 
-// The finaliser of SplitMix64: every bit of the result depends on every bit of x.
-uint64_t mix(uint64_t x) {
-  x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9;
-  x = (x ^ x >> 27) * 0x94D049BB133111EB;
-  return x ^ x >> 31;
-}
-
-// 64 bits, drawn without asking a device: the state of a CUDA generator, a seed and an offset, is on the host.
+// 64 bits, drawn without asking a device.
 int64_t draw_seed(const Generator& generator) {
   if (!generator || !generator->defined() || generator->device().is_cpu()) {
     auto* cpu = at::get_generator_or_default<at::CPUGeneratorImpl>(generator, at::detail::getDefaultCPUGenerator());
     const std::lock_guard<std::mutex> lock(cpu->mutex_);
     return static_cast<int64_t>(cpu->random64());
   }
-  at::Generator cuda = *generator;
-  TORCH_CHECK(cuda.device().is_cuda(), kOp, ": generator must be one of the CPU or of a CUDA device, got one on ", cuda.device());
-  const std::lock_guard<std::mutex> lock(cuda.mutex());
-  const uint64_t seed = cuda.current_seed(), offset = cuda.get_offset();
-  cuda.set_offset(offset + 4);  // the state counts in fours
-  return static_cast<int64_t>(mix(seed ^ mix(offset + kPhiloxStep0)));
-}
-
-constexpr int64_t kLowWord = 0xffffffff;
-Tensor low_word(const Tensor& x) { return x & kLowWord; }
-Tensor high_word(const Tensor& x) { return x.bitwise_right_shift(32) & kLowWord; }
-
-// Philox4x32-10 in 64-bit integers that hold 32-bit words; products wrap around. The first three words.
-std::array<Tensor, 3> random_words(const Tensor& counter, int64_t seed) {
-  Tensor a = low_word(counter), b = high_word(counter), c = at::zeros_like(a), d = c;
-  auto key = static_cast<uint32_t>(seed), other_key = static_cast<uint32_t>(static_cast<uint64_t>(seed) >> 32);
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    const Tensor p = a * int64_t{kPhiloxMultiplier0}, q = c * int64_t{kPhiloxMultiplier1};
-    a = high_word(q) ^ b ^ int64_t{key};
-    b = low_word(q);
-    c = high_word(p) ^ d ^ int64_t{other_key};
-    d = low_word(p);
-    key += kPhiloxStep0;
-    other_key += kPhiloxStep1;
-  }
-  return {a, b, c};
+  TORCH_CHECK(generator->device().is_cuda(), kOp, ": generator must be one of the CPU or of a CUDA device, got one on ",
+              generator->device());
+  return static_cast<int64_t>(draw_bits(*generator));
 }
 
 Tensor formula(const Tensor& self, int64_t seed, double low, double high, double p_zero) {
   const auto dtype = accumulation_dtype(self.scalar_type());
-  const auto [a, b, c] = random_words(at::arange(self.numel(), self.options().dtype(at::kLong)), seed);
+  const auto [a, b, c, d] = philox(at::arange(self.numel(), self.options().dtype(at::kLong)), at::scalar_tensor(seed, at::kLong));
   const Tensor u = dtype == at::kDouble ? (b.bitwise_left_shift(21) | c.bitwise_right_shift(11)).to(dtype) * 0x1p-53
                                         : b.bitwise_right_shift(8).to(dtype) * 0x1p-24;
   const Tensor number = u * (high - low) + low;

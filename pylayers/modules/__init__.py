@@ -1,34 +1,50 @@
+from .add_layer_norm import AddLayerNorm, LazyAddLayerNorm
+from .add_rms_norm import AddRMSNorm, LazyAddRMSNorm
 from .bilinear import Bilinear, LazyBilinear
 from .centered import CenteredAffine, CenteredLayer, LazyCenteredAffine
+from .dropout_add import DropoutAdd
 from .fixed_linear import FixedLinear, LazyFixedLinear
 from .gated_mlp import GatedMLP, LazyGatedMLP
 from .halve_until import HalveUntil
+from .layer_norm import LayerNorm, LazyLayerNorm
 from .leading_fourier import LeadingFourier
 from .linear import LazyLinear, Linear
 from .parallel import Parallel
 from .rms_norm import LazyRMSNorm, RMSNorm
+from .rotary import RotaryEmbedding
 from .scaled_linear import LazyScaledLinear, ScaledLinear
+from .softmax import LogSoftmax, Softmax
 from .tensor_reduction import LazyTensorReduction, TensorReduction
 
 __all__ = [
+    "AddLayerNorm",
+    "AddRMSNorm",
     "Bilinear",
     "CenteredAffine",
     "CenteredLayer",
+    "DropoutAdd",
     "FixedLinear",
     "GatedMLP",
     "HalveUntil",
+    "LayerNorm",
+    "LazyAddLayerNorm",
+    "LazyAddRMSNorm",
     "LazyBilinear",
     "LazyCenteredAffine",
     "LazyFixedLinear",
     "LazyGatedMLP",
+    "LazyLayerNorm",
     "LazyLinear",
     "LazyRMSNorm",
     "LazyScaledLinear",
     "LazyTensorReduction",
     "LeadingFourier",
     "Linear",
+    "LogSoftmax",
     "Parallel",
     "RMSNorm",
+    "RotaryEmbedding",
     "ScaledLinear",
+    "Softmax",
     "TensorReduction",
 ]

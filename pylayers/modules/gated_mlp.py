@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,20 +9,25 @@ from ..init import Initialiser
 from .lazy import Lazy
 from .linear import LazyLinear, Linear
 
-_GATES = {"silu": functional.swiglu}
+_GATES = {
+    "silu": functional.swiglu,
+    "gelu": functional.geglu,
+    "gelu_tanh": partial(functional.geglu, approximate="tanh"),
+    "relu": functional.reglu,
+}
 
 
 class GatedMLP(nn.Module):
     r"""The gated feed-forward layer of LLaMA-style transformers, with the parameter names of their checkpoints.
 
-    .. math:: y = W_\text{down} (\mathrm{silu}(W_\text{gate} x) \cdot W_\text{up} x)
+    .. math:: y = W_\text{down} (\mathrm{activation}(W_\text{gate} x) \cdot W_\text{up} x)
 
     Args:
         in_features: size of the last dimension of the input.
         hidden_features: size between the projections.
         out_features: size of the last dimension of the output; in_features if None.
         bias: whether the three projections have a bias.
-        activation: of the gate, "silu".
+        activation: of the gate: "silu" (SwiGLU), "gelu", "gelu_tanh" (GEGLU) or "relu" (ReGLU).
         device, dtype: of the parameters.
         weight_init, bias_init: of the three projections, see `pylayers.Linear`.
 
@@ -33,7 +39,7 @@ class GatedMLP(nn.Module):
     Source: Shazeer, GLU Variants Improve Transformer, 2020.
 
     Equivalent to:
-        >>> down_proj(torch.nn.functional.silu(gate_proj(input)) * up_proj(input))
+        >>> down_proj(torch.nn.functional.silu(gate_proj(input)) * up_proj(input))  # activation="silu"
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from .. import functional
 from ..init import Initialiser
 from .initialised import Initialised
-from .lazy import Lazy
+from .norm import LazyNorm
 
 
 class RMSNorm(Initialised, nn.Module):
@@ -72,7 +72,7 @@ class RMSNorm(Initialised, nn.Module):
         return text + (f", offset={self.offset}" if self.offset else "") + self.initialisers_repr()
 
 
-class LazyRMSNorm(Lazy, RMSNorm):
+class LazyRMSNorm(LazyNorm, RMSNorm):
     """`RMSNorm` over the last dimension, whose size it takes from the first input.
 
     Args:
@@ -97,12 +97,3 @@ class LazyRMSNorm(Lazy, RMSNorm):
         weight_init: Initialiser | None = None,
     ) -> None:
         super().__init__(0, eps, elementwise_affine, device, dtype, offset=offset, weight_init=weight_init)
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"weight": self.normalized_shape}
-
-    def sizes_of_input(self, input: Tensor) -> dict[str, tuple[int, ...]]:
-        return {"normalized_shape": (input.shape[-1],)}
-
-    def sizes_of_state(self, shapes: Mapping[str, torch.Size]) -> dict[str, tuple[int, ...]]:
-        return {"normalized_shape": (shapes["weight"][-1],)}

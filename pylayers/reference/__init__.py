@@ -1,23 +1,42 @@
+from .add_layer_norm import add_layer_norm
+from .add_rms_norm import add_rms_norm
 from .bilinear import bilinear
 from .centered import center, centered_affine
+from .dropout_add import dropout_add
+from .gate import geglu, geglu_packed, reglu, reglu_packed, relu_squared, swiglu, swiglu_packed
 from .halve_until import halve_until
+from .layer_norm import layer_norm
 from .leading_fourier import leading_fourier
 from .linear import linear
 from .parallel import parallel_linear
 from .rms_norm import rms_norm
-from .swiglu import swiglu, swiglu_packed
+from .rotary import rotary
+from .softmax import log_softmax, scaled_masked_softmax, softmax
 from .tensor_reduction import tensor_reduction
 from .two_sided_uniform import two_sided_uniform_
 
 __all__ = [
+    "add_layer_norm",
+    "add_rms_norm",
     "bilinear",
     "center",
     "centered_affine",
+    "dropout_add",
+    "geglu",
+    "geglu_packed",
     "halve_until",
+    "layer_norm",
     "leading_fourier",
     "linear",
+    "log_softmax",
     "parallel_linear",
+    "reglu",
+    "reglu_packed",
+    "relu_squared",
     "rms_norm",
+    "rotary",
+    "scaled_masked_softmax",
+    "softmax",
     "swiglu",
     "swiglu_packed",
     "tensor_reduction",

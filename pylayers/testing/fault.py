@@ -8,10 +8,11 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
 OPS = (
-    "rms_norm", "swiglu", "linear", "bilinear", "tensor_reduction", "centered", "halve_until", "leading_fourier",
-    "two_sided_uniform",
+    "rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm", "gate", "softmax", "rotary", "linear", "bilinear", "tensor_reduction",
+    "centered", "halve_until", "dropout_add", "leading_fourier", "two_sided_uniform",
 )  # fmt: skip
-USES = {"tensor_reduction": ("bilinear",)}  # ops whose kernels an op calls beside its own
+# Sources that an op uses beside its own.
+USES = {"tensor_reduction": ("bilinear",), "softmax": ("softmax_columns",)}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..emulator import compiler, sources
 from ..library import doors
 
 MOST_DIMENSIONS = 4  # kMaxDims of csrc/view.h
-DTYPES = {torch.float64: 0, torch.float16: 2, torch.bfloat16: 3}  # as Dtype; any other is 1, float32
+DTYPES = {torch.float64: 0, torch.float16: 2, torch.bfloat16: 3, torch.int64: 4}  # as Dtype; any other is 1, float32
 INSTRUCTION_SETS = {"baseline": ("baseline", 16, []), "avx2": ("avx2", 32, ["-mavx2", "-mfma", "-mf16c", "-mbmi2"])}
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"]
 FLAGS += ["-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi"]

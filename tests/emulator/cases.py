@@ -10,6 +10,22 @@ def _over_last(rms_norm):
     return lambda x, weight: rms_norm(x, weight.shape, weight, 1e-6)
 
 
+def _of_a_stream(add_norm):
+    return lambda x, residual, weight, *bias: add_norm(x, residual, weight.shape, weight, *bias, eps=1e-5)
+
+
+def _layer_norm(layer_norm):
+    return lambda x, weight, bias: layer_norm(x, weight.shape, weight, bias, 1e-5)
+
+
+def _over_first(softmax):
+    return lambda x: softmax(x, 0)
+
+
+def _of_attention(scaled_masked_softmax):
+    return lambda x: scaled_masked_softmax(x, torch.arange(x.shape[-1]) % 3 > 0, 0.5, True)
+
+
 def _with_gelu(linear):
     return lambda x, weight, bias: linear(x, weight, bias, activation="gelu")
 
@@ -22,15 +38,46 @@ def _symmetric(tensor_reduction):
     return lambda x, weight: tensor_reduction(x, weight, symmetric=True)
 
 
+def _rotary(rotary):
+    angles = torch.arange(5)[:, None] * torch.tensor([1.0, 0.5, 0.1])
+    return lambda q, k: rotary(q, k, angles.cos(), angles.sin(), interleaved=True)
+
+
+def _of_one_mask(dropout_add):
+    return lambda x, residual: dropout_add(x, residual, 0.3, generator=harness.seeded(seed=5))
+
+
 CALLS = {
     "rms_norm": (_over_last(functional.rms_norm), _over_last(reference.rms_norm), [(5, 67), (67,)]),
     "rms_norm wide": (_over_last(functional.rms_norm), _over_last(reference.rms_norm), [(3, 1024), (1024,)]),
+    "layer_norm": (_layer_norm(functional.layer_norm), _layer_norm(reference.layer_norm), [(5, 67), (67,), (67,)]),
+    "add_rms_norm": (
+        _of_a_stream(functional.add_rms_norm),
+        _of_a_stream(reference.add_rms_norm),
+        [(5, 67), (5, 67), (67,)],
+    ),
+    "add_layer_norm": (
+        _of_a_stream(functional.add_layer_norm),
+        _of_a_stream(reference.add_layer_norm),
+        [(3, 1024), (3, 1024), (1024,), (1024,)],
+    ),
     "swiglu": (functional.swiglu, reference.swiglu, [(5, 67), (5, 67)]),
     "swiglu_packed": (functional.swiglu_packed, reference.swiglu_packed, [(3, 64)]),
+    "geglu": (functional.geglu, reference.geglu, [(5, 67), (5, 67)]),
+    "relu_squared": (functional.relu_squared, reference.relu_squared, [(5, 67)]),
+    "softmax": (lambda x: functional.softmax(x, 1), lambda x: reference.softmax(x, 1), [(5, 67)]),
+    "log_softmax over columns": (_over_first(functional.log_softmax), _over_first(reference.log_softmax), [(37, 19)]),
+    "scaled_masked_softmax": (
+        _of_attention(functional.scaled_masked_softmax),
+        _of_attention(reference.scaled_masked_softmax),
+        [(3, 7, 33)],
+    ),
     "bilinear": (functional.bilinear, reference.bilinear, [(5, 9), (5, 17), (35, 9, 17), (35,)]),
     "tensor_reduction": (_symmetric(functional.tensor_reduction), _symmetric(reference.tensor_reduction), [(5, 17), (16, 153)]),
     "linear": (_with_gelu(functional.linear), _with_gelu(reference.linear), [(5, 17), (9, 17), (9,)]),
     "linear with a scale": (_scaled(functional.linear), _scaled(reference.linear), [(5, 17), (9, 17), (9,)]),
+    "rotary": (_rotary(functional.rotary), _rotary(reference.rotary), [(5, 3, 7), (5, 1, 7)]),
+    "dropout_add": (_of_one_mask(functional.dropout_add), _of_one_mask(reference.dropout_add), [(5, 67), (5, 67)]),
     "leading_fourier": (functional.leading_fourier, reference.leading_fourier, [(5, 66)]),
 }
 

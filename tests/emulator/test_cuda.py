@@ -32,7 +32,7 @@ def test_what_a_launch_raises_comes_out_of_the_op(monkeypatch):
 
 
 def test_arguments_have_the_names_of_ops_def():
-    assert cuda.kernel_arguments()["swiglu_forward"] == ["y", "gate", "up"]
+    assert cuda.kernel_arguments()["gate_forward"] == ["y", "gate", "up", "activation"]
     assert cuda.kernel_arguments().keys() == set(pylayers.kernels())
 
 

@@ -55,7 +55,7 @@ def test_counts():
     with emulation() as one, pylayers.backend("triton"):
         pylayers.functional.swiglu(x, x)
         pylayers.functional.swiglu(x, x)
-    counts = one.counts["swiglu_forward"]
+    counts = one.counts["gate_forward"]
     assert (counts.launches, counts.load_bytes, counts.store_bytes) == (2, 2 * 2 * 1024, 2 * 1024)
 
 
@@ -68,7 +68,7 @@ def test_an_unwritten_output_is_a_fault(monkeypatch, checks):
         if not checks:
             pylayers.functional.swiglu(x, x)
             return
-        with pytest.raises(Fault, match=r"60 of 60 bytes of output y were never written \(kernel swiglu_forward\)"):
+        with pytest.raises(Fault, match=r"60 of 60 bytes of output y were never written \(kernel gate_forward\)"):
             pylayers.functional.swiglu(x, x)
 
 

@@ -28,16 +28,16 @@ def test_gpus(device, dtype):
 
 
 def kernel():
-    from pylayers.triton_kernels import swiglu
+    from pylayers.triton_kernels import gate
 
-    return swiglu.forward_kernel
+    return gate.forward_kernel
 
 
 def test_request():
     x = torch.empty(100)
     asked = triton.request(80, kernel(), (x, x[1:], None, 1, 0.5), {"num_warps": 4})
     assert asked.arguments == (Pointer(torch.float32, True), Pointer(torch.float32, False), None, 1, 0.5)
-    assert (asked.module, asked.kernel) == ("pylayers.triton_kernels.swiglu", "forward_kernel")
+    assert (asked.module, asked.kernel) == ("pylayers.triton_kernels.gate", "forward_kernel")
     assert asked.named == (("num_warps", 4),)
 
 
@@ -46,7 +46,7 @@ def test_parameters_are_packed_without_constants():
     types = dict.fromkeys(("y", "gate", "up"), "*fp32") | {"y_row": "i32", "gate_row": "constexpr", "dim": "i64"}
     compiled = Compiled("k", "", types, num_warps=4, shared=0, cluster=(1, 1, 1), scratch=0)
     places = [("", 8, 8, 0), ("", 8, 8, 8), ("", 8, 8, 16), ("", 4, 4, 24), ("", 8, 8, 32), ("scratch", 8, 8, 40)]
-    named = {"BLOCK_ROWS": 1, "BLOCK_DIM": 1, "num_warps": 4}
+    named = {"ALIGN": 4, "BLOCK_ROWS": 1, "BLOCK_DIM": 1, "num_warps": 4}
     packed = triton.pack(kernel(), (x, x, x, -7, 1, 2, 3, 1 << 40, 1), named, compiled, places)
     assert packed[:24] == 3 * x.data_ptr().to_bytes(8, "little") and packed[40:] == bytes(8)
     assert int.from_bytes(packed[24:28], "little", signed=True) == -7

@@ -43,11 +43,11 @@ int access_bytes(const Views&... views) {
   return int(bits & -bits);
 }
 
-// Makes one row of matrices of one shape whose rows all follow each other without a gap.
+// Makes one row of matrices of one shape whose rows all follow each other without a gap. Left out ones are in no way.
 template <class First, class... Views>
 void flatten(First& first, Views&... views) {
   const int64_t rows = first.rows(), dim = first.dim();
-  if (rows > 1 && (first.stride[0] != dim || ((views.stride[0] != dim) || ...))) return;
+  if (rows > 1 && (first.stride[0] != dim || ((views && views.stride[0] != dim) || ...))) return;
   const auto join = [&](auto& view) {
     view.size[0] = 1;
     view.size[1] = view.stride[0] = rows * dim;
@@ -78,6 +78,7 @@ void dispatch(Dtype dtype, int bytes, const Body& body) {
     case Dtype::float32: return bytes >= 16 ? body(Access<float, 4>{}) : body(Access<float, 1>{});
     case Dtype::float16: return dispatch_16_bit<__half>(bytes, body);
     case Dtype::bfloat16: return dispatch_16_bit<__nv_bfloat16>(bytes, body);
+    case Dtype::int64: return;
   }
 }
 

@@ -4,8 +4,12 @@ from functools import partial
 
 from ..fault import Fault
 
-_norm = partial(Fault, "rms_norm", "csrc/cpu/rms_norm.cpp")
-_swiglu = partial(Fault, "swiglu", "csrc/cpu/swiglu.cpp")
+_norm = partial(Fault, "rms_norm", "csrc/cpu/norm.h")
+_centred = partial(Fault, "layer_norm", "csrc/cpu/norm.h")
+_added = partial(Fault, "add_rms_norm", "csrc/cpu/norm.h")
+_gate = partial(Fault, "gate", "csrc/cpu/gate.cpp")
+_softmax = partial(Fault, "softmax", "csrc/cpu/softmax.cpp")
+_softmax_columns = partial(Fault, "softmax", "csrc/cpu/softmax_columns.cpp")
 _linear = partial(Fault, "linear", "csrc/cpu/linear.cpp")
 _fourier = partial(Fault, "leading_fourier", "csrc/cpu/leading_fourier.cpp")
 _bilinear = partial(Fault, "bilinear", "csrc/cpu/bilinear.cpp")
@@ -14,25 +18,46 @@ _centered = partial(Fault, "centered", "csrc/cpu/centered.cpp")
 _columns = partial(Fault, "centered", "csrc/cpu/centered_columns.h")
 _halve = partial(Fault, "halve_until", "csrc/cpu/halve_until.cpp")
 _rows = partial(Fault, "rms_norm", "csrc/cpu/rows.h")
-_vector = partial(Fault, "swiglu", "csrc/cpu/vector.h")
+_vector = partial(Fault, "gate", "csrc/cpu/vector.h")
 _math = partial(Fault, "linear", "csrc/cpu/math.h")
 _draw = partial(Fault, "two_sided_uniform", "csrc/cpu/two_sided_uniform.cpp")
+_dropout = partial(Fault, "dropout_add", "csrc/cpu/dropout_add.cpp")
+_rotary = partial(Fault, "rotary", "csrc/cpu/rotary.cpp")
 _philox = partial(Fault, "two_sided_uniform", "csrc/cpu/philox.h")
 
 FAULTS = (
-    # RMSNorm
+    # Norms
     _norm(" + acc_t(eps))", ")", "eps forgotten"),
     _norm("squares / acc_t(dim)", "squares / acc_t(dim - 1)", "the mean divides by n − 1"),
     _norm("load(weight + col, count) + offset", "load(weight + col, count)", "offset forgotten"),
-    _norm("return splat(acc_t(1));", "return splat(offset);", "without a weight, offset does not count"),
-    _norm("if (rstd) static_cast", "if (rstd && row > 0) static_cast", "rstd of the first row is never written"),
-    _norm("n * mean) * r", "n * mean * acc_t(1.01)) * r", "a part of the gradient is 1 % too large"),
+    _norm("splat(acc_t(1));", "splat(offset);", "without a weight, offset does not count"),
+    _norm("if (args.rstd) static_cast", "if (args.rstd && row > 0) static_cast", "rstd of the first row is never written"),
+    _norm("away * slope[i])", "away * slope[i] * acc_t(1.01))", "a part of the gradient is 1 % too large"),
+    _norm("g * (away * rstd[i])", "g * away", "rstd forgotten in the weight gradient"),
+    _norm("if (dx[i]) put(", "put(", "dx is written where it was not asked for"),
     _norm(
-        "load(g + col, count) * (load(from + col, count) * r), count);",
-        "load(g + col, count) * load(from + col, count), count);",
-        "rstd forgotten in the weight gradient",
+        "for (; row < end; ++row) body(row, std::integral_constant<int, 1>());",
+        "if (row < end) body(row, std::integral_constant<int, 1>());",
+        "rows behind the last block are forgotten",
     ),
-    _norm("if (dx) write_dx(", "write_dx(", "dx is written where it was not asked for"),
+    _centred(
+        "first_lanes(load(from + col, count) - mean, count)",
+        "load(from + col, count) - mean",
+        "what lies behind a row counts in the variance",
+    ),
+    _centred("if (args.mean) static_cast", "if (args.mean && row > 0) static_cast", "the first mean is never written"),
+    _centred("bias ? load(bias + col, count)", "bias ? Vector<acc_t>{}", "the bias is forgotten"),
+    _centred("rounded(g * w) - shift[i] -", "g * w -", "the mean of the gradient is left out"),
+    _centred("rounded(g * w)", "(g * w)", "a product that is subtracted from itself leaves its rounding error"),
+    _centred("by_bias += g;", "by_bias = g;", "only the last row of a part counts for the bias"),
+    _centred("args.partial.rows() / 2 * dim : 0", "0 : 0", "the parts of both sums are written to one place"),
+    _added("load(a + col, count) + load(b + col, count)", "load(a + col, count)", "nothing is added"),
+    _added("d += load(dtotal[i] + col, count);", "d += 0;", "the gradient of the sum is forgotten"),
+    _added(
+        "if (Norm::adds && streamed) put(total[i] + col, v, count, streamed);",
+        "",
+        "the sum is not written past the caches",
+    ),
     # Centering
     _centered("one.sum(0, x.dim()) / acc_t(x.dim())", "one.sum(0, x.dim()) / acc_t(x.dim() + 1)", "the mean divides by n + 1"),
     _centered("dim * (i % parts + 1) / parts);", "dim * (i % parts + 1) / parts - 1);", "a number of each part of a long row"),
@@ -42,7 +67,6 @@ FAULTS = (
     _columns("start = (begin + col) % features", "start = col % features", "weight of other columns"),
     _columns("x, row) + begin + col, count) - load(m + col, count)", "x, row) + begin + col, count)", "dweight without the mean"),
     _columns("total[col] += sums.sum[col];", "total[col] = sums.sum[col];", "dbias of the last mean of a share alone"),
-    _columns("std::min(first + run, rows)", "std::min(first + run - 1, rows)", "a part of each run is left out"),
     # Halving
     _halve("shift - limit + more", "shift - limit", "once too few"),
     _halve("return (v < 0 ? -v : v) * factor;", "return v * factor;", "the sum of the numbers, not of their sizes"),
@@ -51,45 +75,56 @@ FAULTS = (
     # Rows
     _rows("  if (col < dim) b += term(col, dim - col);\n", "", "the tail of a sum is forgotten"),
     _rows("c += term(col + 2 * lanes", "c += term(col + lanes", "a vector counts twice, another never"),
-    _rows("      std::fill(sum, sum + dim, acc_t(0));\n", "", "sums do not start at 0"),
+    _rows(
+        "      for (int i = 0; i < count; ++i) std::fill_n(sum + i * parts * dim, dim, acc_t(0));\n",
+        "",
+        "sums do not start at 0",
+    ),
     _rows(
         "rows * part / parts, rows * (part + 1) / parts",
         "rows / parts * part, rows / parts * (part + 1)",
         "the rows that remain are forgotten",
     ),
     _rows("range(sum, rows * part / parts,", "range(sum, 0,", "rows of other parts count again"),
-    _rows(
-        "for (int64_t part = 0; part < parts; ++part) total",
-        "for (int64_t part = 1; part < parts; ++part) total",
-        "the first part is left out",
+    _rows("for (int64_t part = first; part <", "for (int64_t part = first + 1; part <", "the first part is left out"),
+    Fault(
+        "centered",
+        "csrc/cpu/rows.h",
+        "std::min(first + run, count)",
+        "std::min(first + run - 1, count)",
+        "a part of each run is left out",
     ),
     Fault(
-        "swiglu",
+        "gate",
         "csrc/cpu/rows.h",
         "(dim + tile - 1) / tile;",
         "std::max<int64_t>(dim / tile, 1);",
         "the last tile is forgotten",
     ),
-    # SwiGLU
-    _swiglu("s * (1 + x * (1 - s))", "s * (1 + x * s)", "another derivative"),
-    _swiglu("incoming * x * s", "incoming * s", "another derivative by up"),
-    _swiglu(
-        "put(to_up + col,",
-        "if (row > 0 || col > 0) put(to_up + col,",
+    # Gates
+    _gate("load(b + col, count) * derivative", "load(a + col, count) * derivative", "up forgotten in the gate's gradient"),
+    _gate("incoming * activate<activation>(x)", "activate<activation>(x)", "the incoming gradient is forgotten for up"),
+    _gate("alone ? d + open : d", "d", "half of the gradient of a gate that is alone"),
+    _gate("up ? up : gate, row) + begin;\n    scalar_t* to =", "gate, row) + begin;\n    scalar_t* to =", "up is never read"),
+    _gate("case Activation::gelu_tanh: return body(Constant<Activation::gelu_tanh>());", "", "another activation for gelu_tanh"),
+    _gate("if (usual || to_up) put", "put", "dup is written where it was not asked for"),
+    _gate(
+        "if (usual || to_up) put(to_up",
+        "if ((usual || to_up) && (row > 0 || col > 0)) put(to_up",
         "the first numbers of dup are never written",
     ),
-    _swiglu(
-        "activate<Activation::silu>(load(a + col, count)) * load(b",
-        "activate<Activation::silu>(load(b + col, count)) * load(a",
+    _gate(
+        "activate<activation>(load(a + col, count)) * load(b",
+        "activate<activation>(load(b + col, count)) * load(a",
         "gate and up mixed up",
     ),
-    _swiglu(
-        "row_of<scalar_t>(up, row) + begin;\n    scalar_t* to =",
-        "row_of<scalar_t>(up, row);\n    scalar_t* to =",
+    _gate(
+        "row_of<scalar_t>(up ? up : gate, row) + begin;\n    scalar_t* to =",
+        "row_of<scalar_t>(up ? up : gate, row);\n    scalar_t* to =",
         "up is read from the start of the row",
     ),
-    _swiglu("is_flat(y) && (is_flat(others) && ...)", "is_flat(y)", "views with gaps are taken as flat"),
-    _swiglu("to_gate + col, incoming", "const_cast<scalar_t*>(a) + col, incoming", "an input is written to"),
+    _gate("((!others || is_flat(others)) && ...)", "true", "views with gaps are taken as flat"),
+    _gate("put(to_gate + col,", "put(const_cast<scalar_t*>(a) + col,", "an input is written to"),
     # Vectors
     _vector("  if (col < dim) body(col, dim - col);\n", "", "the tail of a row is forgotten"),
     _vector(
@@ -134,15 +169,37 @@ FAULTS = (
     _fourier("if (ends_real) write_real(dim - 2);", "", "the coefficient in the middle is halved"),
     _fourier("samples % 2 == 0 && given == dim", "given == dim", "an odd number of samples has nothing in the middle"),
     _fourier("      write_real(0);\n", "", "coefficient 0 is halved"),
+    # Softmax
+    Fault("softmax", "csrc/cpu/softmax.h", "return x < least ? V{} : exp(x);", "return exp(x);", "what is masked counts a little"),
+    _softmax("  a = larger(a, b);\n", "", "every other vector is left out of the maximum"),
+    _softmax("    for (int64_t i = 0; i < end - col; ++i) most = std::max(most, rest[i]);\n", "", "the maximum of a row's tail"),
+    _softmax("col < live ? first_lanes(term(col, live - col), live - col)", "col < live ? term(col, live - col)", "lanes past causal"),
+    _softmax("if (total != 0) total *= std::exp(shift - top);", "", "a long row's sum keeps its old maximum"),
+    _softmax("return total == 0 ? of_nothing : 1 / total;", "return 1 / total;", "nothing to attend is nan"),
+    _softmax("if (top == -kInfinity<acc_t>) return;", "", "the distance of −inf from −inf"),
+    _softmax("(score(col, count) - found.shift) - log_total", "score(col, count) - (found.shift + log_total)", "far from zero"),
+    _softmax("row % queries + dim - queries + 1", "row % queries + 1", "causal is aligned to the first key"),
+    _softmax("index % 2 ? rows - 1 - index / 2 : index / 2", "index / 2", "half of the rows are never written"),
+    _softmax("matrix % mask.size[1] * mask.stride[1]", "matrix % mask.size[1] * mask.stride[0]", "the mask of another head"),
+    _softmax("scale + load(added + col, count)", "scale + load(added + col, count) * scale", "the mask is scaled too"),
+    _softmax("((load(g + col, count) - dot) * scale)", "(load(g + col, count) - dot)", "scale forgotten in backward"),
+    _softmax(
+        "load(g + col, count) - exp_or_zero(load(from + col, count)) * dot",
+        "load(g + col, count) - load(from + col, count) * dot",
+        "the logarithm is not undone in backward",
+    ),
+    _softmax_columns("total = total * exp_or_zero(top - shift);", "", "the sums of columns keep their old maximum"),
+    _softmax_columns("row += at_once", "row += at_once + (rows > 64)", "rows of long columns are left out"),
+    _softmax_columns("store(dot, load(dot, count) + (log", "store(dot, (log", "only the last row of columns counts"),
     # Activations
     _math("return y > 0 ? splat", "return y >= 0 ? splat", "the derivative of relu where its output is 0"),
     _math("x < 0 ? tail : 1 - tail", "1 - tail", "gelu of negative numbers"),
     _math("s < 0.64f ? x * p : far", "s < 6.4f ? x * p : far", "the polynomial of tanh too far from 0"),
     _math("acc_t(3 * 0.0713548162726009)", "acc_t(0.0713548162726009)", "another derivative of gelu_tanh"),
     _math("exp(x * x * acc_t(-.5))", "exp(x * x * acc_t(-1))", "another derivative of gelu"),
-    Fault("swiglu", "csrc/cpu/math.h", "  x = clamp(x, splat(-87.3f), splat(88.7f));\n", "", "overflow far from 0"),
+    Fault("gate", "csrc/cpu/math.h", "  x = clamp(x, splat(-87.3f), splat(88.7f));\n", "", "overflow far from 0"),
     Fault(
-        "swiglu",
+        "gate",
         "csrc/cpu/math.h",
         "(r * (1.f / 6) + .5f) * s",
         "(r * (1.f / 6) + .4999f) * s",
@@ -158,9 +215,22 @@ FAULTS = (
     _draw("w >> 1 < zero_below", "w < zero_below", "sign and zero depend on each other"),
     _draw("word(1) >> 8", "word(1) >> 9", "only the lower half of the interval"),
     _draw("odd = philox(counters(first + 1, 2)", "odd = philox(counters(first, 2)", "neighbours are equal"),
-    _philox("(p >> 32) ^ d ^", "(p >> 32) ^", "a word is left out of the rounds"),
+    _philox("(p >> 32) ^ d[i] ^", "(p >> 32) ^", "a word is left out of the rounds"),
     _philox("    other_key += kPhiloxStep1;\n", "", "half of the key is the same in every round"),
     _philox("static_cast<uint32_t>(seed >> 32)", "0u", "half of the seed does not count"),
+    # Dropout and sum
+    _dropout("first / 4 + i * kLongs", "first + i * kLongs", "counters are left out"),
+    _dropout("first / 4 + i * kLongs", "first / 4", "vectors of counters are the same"),
+    _dropout("i / 2 + i % 2 * (kLongs / 2)", "i", "the words of counters change places"),
+    _dropout("(a & kLowWord) | b << 32, cd", "(a & kLowWord) | a << 32, cd", "neighbours share their fate"),
+    _dropout("half >> 1, Vector", "half, Vector", "the threshold is of 31 bits, the float64 number of 32"),
+    _dropout("(words[part] >> 1)", "(words[part])", "the threshold is of 31 bits, the number of 32"),
+    _dropout("int64_t{philox_threshold(p)} - 1)", "int64_t{philox_threshold(p)})", "p = 1 drops nothing"),
+    _dropout("row * dim + begin;", "begin;", "every row has the same mask"),
+    _dropout("seed ? *static_cast<const int64_t*>(seed.data) : key", "key", "a seed in memory does not count"),
+    _dropout("load(from + col, count) * scale", "load(from + col, count)", "what is kept is not scaled"),
+    _dropout("part * lanes < count;", "part * lanes + lanes <= count;", "the last elements are never written"),
+    _dropout("mask(first + start)", "mask(first)", "each batch of a tile has the same mask"),
     # Bilinear
     _bilinear("factor * load(r + col, n), n); });", "factor + load(r + col, n), n); });", "a sum for a product"),
     _bilinear("for (; a < count; ++a) some<1", "for (; a + 1 < count; ++a) some<1", "the last vectors are left out"),
@@ -174,4 +244,24 @@ FAULTS = (
     _reduction("if (!before) std::fill(total, total + dim, acc_t(0));", "", "dx does not start at 0"),
     _reduction("if (!before) std::fill", "std::fill", "the blocks before are forgotten"),
     _reduction("load(total + i + col, n) + value", "load(total + i, n) + value", "the first sums are added to the others"),
+    # Rotary
+    _rotary("put(out + col, a * c - b * s,", "put(out + col, a * c + b * s,", "halves turn the other way"),
+    _rotary("sign_(inverse ? -1 : 1)", "sign_(1)", "the gradient is not turned back"),
+    _rotary("bit_cast<Floats>(pairs << 32 | pairs >> 32)", "bit_cast<Floats>(pairs)", "pairs are not swapped"),
+    _rotary("result[i] = v[i ^ 1];", "result[i] = v[i];", "pairs are not swapped in float64"),
+    _rotary("if (bytes == 0) return;", "return;", "the other features are never written"),
+    _rotary("i % 2 ? x : -x", "x", "both numbers of a pair get a sum"),
+    _rotary("bit_cast<Floats>(pairs << 32 | pairs);", "bit_cast<Floats>(pairs << 32);", "the first of a pair turns by nothing"),
+    _rotary("result[i] = from[i / 2];", "result[i] = from[i];", "another pair's numbers in float64"),
+    _rotary("(table.data) + batch * table.stride[0] +", "(table.data) +", "tables of the first sequence for all"),
+    _rotary("batch * positions_.stride[0] + token", "token", "positions of the first sequence for all"),
+    _rotary("*position : token)", "token : token)", "positions do not count"),
+    _rotary("% size || half % lanes) return false;", "% size) return false;", "streamed stores where they are not aligned"),
+    _rotary("if (y.size[i] > 1 && y.stride[i] % lanes) return false;", "", "streamed stores to rows that are not aligned"),
+    _rotary("if (k) rotation.rotate(k_out", "if (k && i > 0) rotation.rotate(k_out", "the first keys are never written"),
+    _rotary("std::min(first + kTokens, tokens)};", "first + kTokens};", "tokens behind the last"),
+    _rotary(
+        "if (y.stride[1] >= y.stride[2]) {", "if (true) {", "rows are taken in another order than they lie in",
+        equivalent="the order is for the caches",
+    ),
 )

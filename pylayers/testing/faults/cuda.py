@@ -5,22 +5,23 @@ from functools import partial
 from ..fault import Fault
 
 _rows = partial(Fault, "rms_norm", "csrc/cuda/device/rows.cuh")
-_norm = partial(Fault, "rms_norm", "csrc/cuda/rms_norm.cu")
 _centered = partial(Fault, "centered", "csrc/cuda/centered.cuh")
 _centered_launch = partial(Fault, "centered", "csrc/cuda/centered.cu")
 _centered_split = partial(Fault, "centered", "csrc/cuda/centered_split.cuh")
 _halve = partial(Fault, "halve_until", "csrc/cuda/halve_until.cu")
 _sums = partial(Fault, "linear", "csrc/cuda/device/column_sums.cuh")
-_launch = partial(Fault, "swiglu", "csrc/cuda/device/launch.cuh")
-_tiles = partial(Fault, "swiglu", "csrc/cuda/device/tiles.cuh")
-_vector = partial(Fault, "swiglu", "csrc/cuda/device/vector.cuh")
-_swiglu = partial(Fault, "swiglu", "csrc/cuda/swiglu.cu")
+_launch = partial(Fault, "gate", "csrc/cuda/device/launch.cuh")
+_tiles = partial(Fault, "gate", "csrc/cuda/device/tiles.cuh")
+_vector = partial(Fault, "gate", "csrc/cuda/device/vector.cuh")
+_gate = partial(Fault, "gate", "csrc/cuda/gate.cu")
 _fourier = partial(Fault, "leading_fourier", "csrc/cuda/leading_fourier.cu")
 _linear = partial(Fault, "linear", "csrc/cuda/linear.cu")
 _bilinear = partial(Fault, "bilinear", "csrc/cuda/bilinear.cu")
 _reduction = partial(Fault, "tensor_reduction", "csrc/cuda/tensor_reduction.cu")
 _activation = partial(Fault, "linear", "csrc/cuda/device/activation.cuh")
 _draw = partial(Fault, "two_sided_uniform", "csrc/cuda/two_sided_uniform.cu")
+_dropout = partial(Fault, "dropout_add", "csrc/cuda/dropout_add.cu")
+_rotary = partial(Fault, "rotary", "csrc/cuda/rotary.cu")
 _philox = partial(Fault, "two_sided_uniform", "csrc/cuda/device/philox.cuh")
 
 ATOMIC_SUM = """if (threadIdx.y == 0) sums[0][threadIdx.x] = 0;
@@ -32,87 +33,19 @@ ATOMIC_SUM = """if (threadIdx.y == 0) sums[0][threadIdx.x] = 0;
 
 FAULTS = (
     # Sums along a row
-    _rows("= value;\n  __syncthreads();", "= value;", "the sums of other warps are read before they are there"),
+    _rows(
+        " = values[i];\n  }\n  __syncthreads();",
+        " = values[i];\n  }",
+        "the sums of other warps are read before they are there",
+    ),
     _rows("min(lanes, 32) / 2;", "min(lanes, 32) / 4;", "half of the lanes are left out of a sum"),
     _rows("int offset = 16;", "int offset = 8;", "the upper half of the lanes gets another sum"),
     _rows("lane < warps ?", "lane <= warps ?", "one sum too many is read: another row's, or nobody's"),
-    _rows("slots[turn] + threadIdx.y * warps", "slots[turn]", "the rows of a block share their slots"),
-    _rows("slots[turn] +", "slots[0] +", "without turns, a slot is written while it is still read"),
-    # RMSNorm, forward
-    _norm("+ args.eps);\n    stay_packed(x);", ");\n    stay_packed(x);", "eps forgotten"),
-    _norm(
-        "+ args.eps);\n    if (args.rstd && threadIdx",
-        ");\n    if (args.rstd && threadIdx",
-        "eps forgotten in long rows",
-    ),
-    _norm("acc_t(eps), acc_t(weight ? offset : 1)", "acc_t(eps), acc_t(weight ? 0 : 1)", "offset forgotten"),
-    _norm(
-        "acc_t(eps), acc_t(weight ? offset : 1)",
-        "acc_t(eps), acc_t(offset)",
-        "without a weight, offset does not count",
-    ),
-    _norm(
-        "acc_t(eps), acc_t(weight ? offset : 1), acc_t(1. / x.dim())",
-        "acc_t(eps), acc_t(weight ? offset : 1), acc_t(1. / std::max<int64_t>(x.dim() - 1, 1))",
-        "the mean divides by n − 1",
-    ),
-    _norm("live && lane == 0) args", "live && lane == 0 && row > 0) args", "rstd of the first row is never written"),
-    _norm(
-        "row < args.rows ? count : 0;  // vectors",
-        "row <= args.rows ? count : 0;  // vectors",
-        "a row behind the last",
-    ),
-    _norm(
-        "load_one<width>(args.weight, index, args.weight ?",
-        "load_one<width>(args.weight, lane, args.weight ?",
-        "weight of other columns",
-    ),
-    _norm(
-        "for (int v = 0; v < vectors; ++v) add_squares(sum, x[v]);",
-        "for (int v = 0; v < vectors; ++v) add_squares(sum, x[v]), sum = "
-        "acc_t(__half2float(__float2half(float(sum))));",
-        "an accumulator in half precision",
-    ),
-    _norm(
-        "last = (count - 1) / step * step + threadIdx.x;\n  int turn",
-        "last = count / step * step - step + threadIdx.x;\n  int turn",
-        "the tail of a long row is forgotten",
-    ),
-    _norm(
-        "index + v * kChunkThreads, count,\n                  normalised",
-        "index + v, count,\n                  normalised",
-        "columns shifted",
-    ),
-    _norm("kForwardThreads, 128);", "2 * kForwardThreads, 128);", "more threads in a block than there can be"),
-    # RMSNorm, backward
-    _norm("a[i] * slope)", "a[i] * slope * acc_t(1.01))", "a part of the gradient is 1 % too large"),
-    _norm("g[i] * (offset + w[i]) * a[i]", "g[i] * w[i] * a[i]", "offset forgotten in the mean of backward"),
-    _norm(
-        "acc_t(1. / x.dim())},\n                    dweight",
-        "acc_t(1. / std::max<int64_t>(x.dim() - 1, 1))},\n                    dweight",
-        "the mean of backward divides by n − 1",
-    ),
-    _norm("sums[i] += g[i]", "sums[i] = g[i]", "only the last row of a part counts"),
-    _norm(
-        "(args, row + blockDim.y, share.last, count)",
-        "(args, row, share.last, count)",
-        "the row that is loaded early is the present one",
-    ),
-    _norm("if (live) rstd =", "rstd =", "rstd is read behind the last row"),
-    _norm(
-        "rstd[r] = live ? args.rstd[row] : acc_t(0)",
-        "rstd[r] = args.rstd[row]",
-        "rstd is read behind the last row, in long rows",
-    ),
-    _norm(
-        "width * sizeof(acc_of<scalar_t>)), stream, args",
-        "0 * sizeof(acc_of<scalar_t>)), stream, args",
-        "no shared memory is asked for",
-    ),
-    _norm(
-        "args.partial + blockIdx.x * args.dim",
-        "args.partial + blockIdx.x / 2 * args.dim",
-        "two parts are summed into one place",
+    _rows("first = threadIdx.y * warps", "first = 0", "the rows of a block share their slots"),
+    _rows(
+        "slots[2][count][32];\n",
+        "slots[2][count][32];\n  turn = 0;\n",
+        "without turns, a slot is written while it is still read",
     ),
     # Sums over rows
     _sums(
@@ -138,6 +71,13 @@ FAULTS = (
         "  own = (total[0] + total[1]) + (total[2] + total[3]);",
         ATOMIC_SUM,
         "with float atomics the bits depend on the order of the warps",
+    ),
+    Fault(
+        "layer_norm",
+        "csrc/cuda/device/column_sums.cuh",
+        "partial += group * parts * dim;",
+        "",
+        "the second sum gets the parts of the first",
     ),
     Fault("linear", "csrc/cuda/device/share.cuh", "(part < left)};", "(part <= left)};", "two parts take the same row"),
     # Centering
@@ -180,7 +120,7 @@ FAULTS = (
         "views that begin at odd addresses",
     ),
     _launch(
-        "(first.stride[0] != dim || ((views.stride[0] != dim) || ...))",
+        "(first.stride[0] != dim || ((views && views.stride[0] != dim) || ...))",
         "first.stride[0] != dim",
         "views with gaps are taken as flat",
     ),
@@ -208,25 +148,37 @@ FAULTS = (
         "wanted = std::max<int64_t>(count / (tiles * vectors), 1)",
         "the tail of a row is forgotten",
     ),
-    # SwiGLU
-    _swiglu("one_minus_sigmoid<scalar_t>(g[i], s)", "s", "another derivative"),
-    _swiglu("dup[i] *= g[i] * s;", "dup[i] *= s;", "another derivative by up"),
-    _swiglu("y[i] *= g[i] * sigmoid<scalar_t>(g[i])", "y[i] *= y[i] * sigmoid<scalar_t>(g[i])", "gate and up mixed up"),
-    _swiglu(
-        "gate.stride[0], up.stride[0]});\n  });\n}\n\n}",
-        "gate.stride[0], gate.stride[0]});\n  });\n}\n\n}",
+    # Gates
+    _gate("dup[i] * derivative<scalar_t, activation>(g[i])", "dup[i]", "the derivative is forgotten"),
+    _gate("dup[i] *= activate<scalar_t, activation>(g[i]);", "dup[i] *= g[i];", "another derivative by up"),
+    _gate("if (!args.up) dgate[i] += dup[i];", "", "half of the gradient of a gate that is alone"),
+    _gate("auto y = args.up ? unpack(up[v]) : g;", "auto y = unpack(up[v]);", "a gate that is alone counts as 0"),
+    _gate(
+        "y[i] *= activate<scalar_t, activation>(g[i])",
+        "y[i] = g[i] * activate<scalar_t, activation>(y[i])",
+        "gate and up mixed up",
+    ),
+    _gate(
+        "gate.stride[0],\n                                up.stride[0]});",
+        "gate.stride[0],\n                                gate.stride[0]});",
         "up is read at the stride of gate",
     ),
-    _swiglu(
+    _gate("args.dup ? count : 0, dup", "count, dup", "dup is written where it was not asked for"),
+    _gate(
         "store_one(args.dup + row * args.dup_stride,",
         "if (row > 0) store_one(args.dup + row * args.dup_stride,",
         "dup of the first row is never written",
     ),
-    _swiglu(
+    _gate(
         "store_one(args.y + row * args.y_stride,",
-        "store_one(const_cast<scalar_t*>(args.up) + row * args.up_stride, tile.index + v * blockDim.x, count, y);\n"
+        "store_one(const_cast<scalar_t*>(args.gate) + row * args.gate_stride, tile.index + v * blockDim.x, count, y);\n"
         "      store_one(args.y + row * args.y_stride,",
         "an input is written to",
+    ),
+    _gate(
+        "Activation{decltype(kind)::value}>,\n             plan.blocks(plan.shares(y",
+        "Activation::silu>,\n             plan.blocks(plan.shares(y",
+        "another activation",
     ),
     # Linear
     _linear("(s[i] + bias[i])", "(s[i])", "the bias is not added again in backward"),
@@ -265,7 +217,7 @@ FAULTS = (
     _activation("scale * (1 + 3 * cubic * x * x)", "scale * (1 + cubic * x * x)", "another derivative of gelu_tanh"),
     _activation("-1.453152027f", "-1.45f", "a coefficient of gelu's tail in 16 bits"),
     Fault(
-        "swiglu",
+        "gate",
         "csrc/cuda/device/activation.cuh",
         "else return 1 / (1 + exp(-x));",
         "else return exp(x) / (1 + exp(x));",
@@ -300,4 +252,37 @@ FAULTS = (
     _reduction("if (i <= j) sum +=", "sum +=", "places below the diagonal are read"),
     _reduction("sum += args.before[", "sum = args.before[", "only the blocks before count"),
     _reduction("args.dx[row * args.dx_stride + i] += sum;", "args.dx[row * args.dx_stride + i] = sum;", "the sum over the first place is lost"),
+    # Dropout and sum
+    _dropout("word >> 1 < drop_below", "word < drop_below", "the threshold is of 31 bits, the number of 32"),
+    _dropout("product(x, scale)", "x", "what is kept is not scaled"),
+    _dropout("uint64_t(first + i) / 4", "uint64_t(first) / 4", "eight elements share a counter"),
+    _dropout("word[i + 3] = four.w", "word[i + 3] = four.z", "neighbours share their fate"),
+    _dropout("seed ? uint64_t(*seed) : key", "key", "a seed in memory does not count"),
+    _dropout("words(row * args.dim + group * group_of<width>, key);\n#pragma unroll\n      for (int v = 0; v < vectors; ++v) {\n        const auto",
+             "words(group * group_of<width>, key);\n#pragma unroll\n      for (int v = 0; v < vectors; ++v) {\n        const auto",
+             "every row has the same mask"),
+    _dropout("apply(dx[i], words.word[v * width + i])", "apply(dx[i], words.word[i])", "narrow vectors of a group have the same mask"),
+    _dropout("args.residual + row * args.residual_stride", "args.residual + row * args.x_stride", "residual is read at the stride of x"),
+    _dropout("ceil_div(dim, group_of<width>)", "dim / group_of<width>", "the last elements are never written"),
+    _dropout("store_one(args.dx + row * args.dim, group * vectors + v, count, dx)",
+             "store_one(args.dx + row * args.dim, group * vectors + v, count + 1, dx)", "dx is written behind its end"),
+    # Rotary
+    _rotary("a * c - b * s;", "a * c + b * s;", "pairs turn the other way"),
+    _rotary("acc_t(inverse ? -1 : 1)", "acc_t(1)", "the gradient is not turned back"),
+    _rotary("if (token >= args.tokens) return;", "", "tokens behind the last"),
+    _rotary("known ? unit.sin[i] * args.sign : acc_of<scalar_t>(NAN)", "unit.sin[i] * args.sign", "a position out of range is taken for 0"),
+    _rotary("(known ? row : 0) * args.cos_row", "row * args.cos_row", "cosines are read outside of their table"),
+    _rotary("unit.has_high = unit.high < vectors;", "unit.has_high = true;", "a vector behind the last is copied"),
+    _rotary("unit.high = unit.low + (copied + 1) / 2;", "unit.high = unit.low + copied / 2;", "the last vector is never copied"),
+    _rotary("if (head >= heads) break;", "", "heads behind the last are written"),
+    _rotary("end = head < heads ? args.head_dim / width : 0;", "end = args.head_dim / width;", "heads behind the last are read"),
+    _rotary("row + half / 2 + unit * (width / 2)", "row + unit * (width / 2)", "the second pairs turn as the first"),
+    _rotary("auto& own = i < width / 2 ? low : high;", "auto& own = low;", "the second pairs do not turn"),
+    _rotary("2 * index : index;", "index : index;", "single numbers of other pairs"),
+    _rotary("bits = uintptr_t(half * element) | ", "bits = ", "the second half is not aligned"),
+    _rotary("if (table < 16) bytes =", "if (table < 0) bytes =", "rows of the tables are not aligned"),
+    _rotary("if (view.size[i] > 1) bits |=", "if (view.size[i] > 1 && i == 2) bits |=", "tokens are not aligned"),
+    _rotary("args.positions[batch * args.positions_batch + token]", "args.positions[token]", "positions of the first sequence for all"),
+    _rotary("args.cos + batch * args.cos_batch +", "args.cos +", "tables of the first sequence for all"),
+    _rotary("k + (head - args.q.count) * args.k.x_head", "k + (head - args.q.count) * args.q.x_head", "keys are read at the stride of queries"),
 )

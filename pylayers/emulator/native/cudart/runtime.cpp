@@ -168,4 +168,11 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
   return cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(blocks, kernel, threads, shared, 0);
 }
 
+cudaError_t cudaOccupancyMaxPotentialClusterSize(int* blocks, const void* handle, const cudaLaunchConfig_t*) {
+  const Kernel* kernel = find(handle);
+  if (!kernel) return result(cudaErrorInvalidDeviceFunction);
+  *blocks = gpu.major < 9 ? 1 : kernel->large_clusters ? 16 : 8;
+  return cudaSuccess;
+}
+
 }  // extern "C"

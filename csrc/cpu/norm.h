@@ -1,0 +1,268 @@
+// y = n · (offset + weight) + bias, n = (x − mean) · rstd, rstd = 1 / √(mean((x − mean)²) + eps), and its backward. The mean is
+// that of the row, or 0 where a kind of norm is not centred; x may be the sum of two matrices, which is then an output too.
+//
+// Threads share the rows. A row is read from memory once: the later passes over it find it in the first-level or second-level
+// cache. The gradients of weight and bias are summed per part of the rows, then over the parts in order.
+#pragma once
+
+#include <cmath>
+#include <memory>
+
+#include "rows.h"
+
+namespace pylayers::cpu::PYLAYERS_ISA {
+
+// scalar: of x, y, weight and bias; row: what is normalised, x or its rounded sum with the residual.
+template <class scalar, class row, bool subtract_mean, bool add>
+struct Norm {
+  using scalar_t = scalar;
+  using row_t = row;
+  using acc_t = accumulation_t<scalar>;
+  static constexpr bool centred = subtract_mean, adds = add;
+};
+
+struct NormForward {
+  Output y, total, mean, rstd;
+  Input x, residual, weight, bias;
+  double eps, offset;
+};
+
+struct NormBackward {
+  Output dx, dresidual, dweight, dbias, partial;
+  Input grad, dtotal, x, weight, mean, rstd;  // x is what was normalised
+  double offset;
+};
+
+template <class scalar_t>
+struct Scale {  // offset + weight, or 1
+  using acc_t = accumulation_t<scalar_t>;
+  const scalar_t* weight;
+  acc_t offset;
+
+  Scale(Input weight, double offset) : weight(static_cast<const scalar_t*>(weight.data)), offset(offset) {}
+
+  template <class Count>
+  Vector<acc_t> operator()(int64_t col, Count count) const {
+    return weight ? load(weight + col, count) + offset : splat(acc_t(1));
+  }
+};
+
+template <class acc_t>
+struct Statistics {
+  acc_t mean, rstd;
+};
+
+template <class Norm>
+inline Statistics<typename Norm::acc_t> statistics(const typename Norm::row_t* from, int64_t dim, double eps) {
+  using acc_t = typename Norm::acc_t;
+  acc_t mean = 0;
+  if constexpr (Norm::centred)
+    mean = row_sum<acc_t>(dim, [&](int64_t col, auto count) { return load(from + col, count); }) / acc_t(dim);
+  const acc_t squares = row_sum<acc_t>(dim, [&](int64_t col, auto count) {
+    const auto v = first_lanes(load(from + col, count) - mean, count);
+    return v * v;
+  });
+  return {mean, 1 / std::sqrt(squares / acc_t(dim) + acc_t(eps))};
+}
+
+// The sum of the row of x and that of residual, which has the dtype of x or acc, to `to`.
+template <class Norm>
+inline void add_row(typename Norm::row_t* to, const NormForward& args, int64_t row) {
+  using scalar_t = typename Norm::scalar_t;
+  using acc_t = typename Norm::acc_t;
+  const auto add = [&](const scalar_t* a, const auto* b) {
+    for_vectors<kLanes<acc_t>>(args.x.dim(),
+                               [&](int64_t col, auto count) { store(to + col, load(a + col, count) + load(b + col, count), count); });
+  };
+  const auto* a = row_of<scalar_t>(args.x, row);
+  if (args.residual.dtype == args.x.dtype) return add(a, row_of<scalar_t>(args.residual, row));
+  if constexpr (!std::is_same_v<scalar_t, acc_t>) add(a, row_of<acc_t>(args.residual, row));
+}
+
+// Rows are finished four at a time: what belongs to a column is then read once for all of them.
+inline constexpr int kRowsAtOnce = 4;
+
+// body(row, std::integral_constant<int, count>) for blocks of kRowsAtOnce rows and then for single ones.
+template <class Body>
+inline void for_row_blocks(int64_t begin, int64_t end, const Body& body) {
+  int64_t row = begin;
+  for (; row + kRowsAtOnce <= end; row += kRowsAtOnce) body(row, std::integral_constant<int, kRowsAtOnce>());
+  for (; row < end; ++row) body(row, std::integral_constant<int, 1>());
+}
+
+// What is normalised of some rows, and what is yet to be written of them. `buffer` takes their sums where stores go past the caches.
+template <class Norm, int rows>
+struct ForwardRows {
+  using scalar_t = typename Norm::scalar_t;
+  using row_t = typename Norm::row_t;
+  using acc_t = typename Norm::acc_t;
+  const row_t* from[rows];
+  row_t* total[rows];
+  scalar_t* to[rows];
+  Statistics<acc_t> of[rows];
+
+  ForwardRows(const NormForward& args, int64_t first, row_t* buffer) {
+    const int64_t dim = args.x.dim();
+    for (int i = 0; i < rows; ++i) {
+      const int64_t row = first + i;
+      to[i] = row_of<scalar_t>(args.y, row);
+      if constexpr (Norm::adds) {
+        total[i] = row_of<row_t>(args.total, row);
+        row_t* sum = buffer ? buffer + i * dim : total[i];
+        add_row<Norm>(sum, args, row);
+        from[i] = sum;
+      } else {
+        from[i] = row_of<row_t>(args.x, row);
+      }
+      of[i] = statistics<Norm>(from[i], dim, args.eps);
+      if (args.mean) static_cast<acc_t*>(args.mean.data)[row] = of[i].mean;
+      if (args.rstd) static_cast<acc_t*>(args.rstd.data)[row] = of[i].rstd;
+    }
+  }
+
+  template <class Streamed>
+  void write(const NormForward& args, Streamed streamed) const {
+    const Scale<scalar_t> scale(args.weight, args.offset);
+    const auto* bias = static_cast<const scalar_t*>(args.bias.data);
+    for_vectors<kLanes<acc_t>>(args.x.dim(), [&](int64_t col, auto count) {
+      const auto w = scale(col, count), b = bias ? load(bias + col, count) : Vector<acc_t>{};
+#pragma GCC unroll 4
+      for (int i = 0; i < rows; ++i) {
+        const auto v = load(from[i] + col, count);
+        put(to[i] + col, (v - of[i].mean) * of[i].rstd * w + b, count, streamed);
+        if (Norm::adds && streamed) put(total[i] + col, v, count, streamed);
+      }
+    });
+  }
+};
+
+template <class Norm>
+void norm_forward(const NormForward& args) {
+  using scalar_t = typename Norm::scalar_t;
+  using row_t = typename Norm::row_t;
+  const int64_t dim = args.x.dim();
+  const bool past_caches = can_stream<scalar_t>(args.y, args.total) && (!Norm::adds || can_stream<row_t>(args.total, args.y));
+  parallel_for(args.x.rows(), kGrain / dim + 1, [&](int64_t begin, int64_t end) {
+    if_streamed(past_caches, [&](auto streamed) {
+      const std::unique_ptr<row_t[]> buffer(Norm::adds && streamed ? new row_t[kRowsAtOnce * dim] : nullptr);
+      for_row_blocks(begin, end, [&](int64_t row, auto rows) {
+        ForwardRows<Norm, decltype(rows)::value>(args, row, buffer.get()).write(args, streamed);
+      });
+    });
+  });
+}
+
+template <class Norm, int rows>
+struct BackwardRows {
+  using scalar_t = typename Norm::scalar_t;
+  using row_t = typename Norm::row_t;
+  using acc_t = typename Norm::acc_t;
+  const int64_t dim;
+  const Scale<scalar_t> scale;
+  const scalar_t* grad[rows];
+  const row_t *x[rows], *dtotal[rows];
+  scalar_t* dx[rows];
+  acc_t* dresidual[rows];
+  acc_t mean[rows], rstd[rows];
+  acc_t slope[rows] = {}, shift[rows] = {};  // rstd² · mean(g · (x − mean)) and mean(g), g = grad · w
+
+  BackwardRows(const NormBackward& args, int64_t first) : dim(args.x.dim()), scale(args.weight, args.offset) {
+    for (int i = 0; i < rows; ++i) {
+      const int64_t row = first + i;
+      grad[i] = row_of<scalar_t>(args.grad, row);
+      x[i] = row_of<row_t>(args.x, row);
+      dtotal[i] = args.dtotal ? row_of<row_t>(args.dtotal, row) : nullptr;
+      dx[i] = args.dx ? row_of<scalar_t>(args.dx, row) : nullptr;
+      dresidual[i] = args.dresidual ? row_of<acc_t>(args.dresidual, row) : nullptr;
+      mean[i] = Norm::centred ? static_cast<const acc_t*>(args.mean.data)[row] : 0;
+      rstd[i] = static_cast<const acc_t*>(args.rstd.data)[row];
+    }
+  }
+
+  void find_means() {
+    Vector<acc_t> products[rows] = {}, sums[rows] = {};
+    for_vectors<kLanes<acc_t>>(dim, [&](int64_t col, auto count) {
+      const auto w = scale(col, count);
+#pragma GCC unroll 4
+      for (int i = 0; i < rows; ++i) {
+        const auto g = load(grad[i] + col, count) * w;
+        products[i] += g * (load(x[i] + col, count) - mean[i]);
+        if constexpr (Norm::centred) sums[i] += g;
+      }
+    });
+    for (int i = 0; i < rows; ++i) {
+      slope[i] = sum<acc_t>(products[i]) / acc_t(dim) * rstd[i] * rstd[i];
+      shift[i] = sum<acc_t>(sums[i]) / acc_t(dim);
+    }
+  }
+
+  // The gradients of these rows, and what they add to the sums, where these are wanted.
+  template <class Streamed>
+  void write(acc_t* dweight, acc_t* dbias, Streamed streamed) const {
+    for_vectors<kLanes<acc_t>>(dim, [&](int64_t col, auto count) {
+      const auto w = scale(col, count);
+      Vector<acc_t> by_weight = {}, by_bias = {};  // of these rows: a sum of sums rounds less
+#pragma GCC unroll 4
+      for (int i = 0; i < rows; ++i) {
+        const auto g = load(grad[i] + col, count), away = load(x[i] + col, count) - mean[i];
+        by_weight += g * (away * rstd[i]);
+        if constexpr (Norm::centred) by_bias += g;
+        auto d = (rounded(g * w) - shift[i] - away * slope[i]) * rstd[i];
+        if (Norm::adds && dtotal[i]) d += load(dtotal[i] + col, count);
+        if (dx[i]) put(dx[i] + col, d, count, streamed);
+        if (Norm::adds && dresidual[i]) put(dresidual[i] + col, d, count, streamed);
+      }
+      if (dweight) store(dweight + col, load(dweight + col, count) + by_weight, count);
+      if (Norm::centred && dbias) store(dbias + col, load(dbias + col, count) + by_bias, count);
+    });
+  }
+};
+
+template <class Norm>
+void norm_backward(const NormBackward& args) {
+  using scalar_t = typename Norm::scalar_t;
+  using acc_t = typename Norm::acc_t;
+  const int64_t rows = args.x.rows(), dim = args.x.dim();
+  Output sums[2];
+  int count = 0;
+  for (const Output& sum : {args.dweight, args.dbias})
+    if (sum) sums[count++] = sum;
+  const int64_t second = count == 2 ? args.partial.rows() / 2 * dim : 0;  // from the parts of dweight to those of dbias
+  const bool past_caches = (!args.dx || can_stream<scalar_t>(args.dx, args.dresidual)) &&
+                           (!args.dresidual || can_stream<acc_t>(args.dresidual, args.dx));
+  const auto range = [&](acc_t* sum, int64_t begin, int64_t end) {
+    if_streamed(past_caches, [&](auto streamed) {
+      for_row_blocks(begin, end, [&](int64_t row, auto at_once) {
+        BackwardRows<Norm, decltype(at_once)::value> own(args, row);
+        if (args.dx || args.dresidual) own.find_means();
+        own.write(args.dweight ? sum : nullptr, args.dbias ? sum + second : nullptr, streamed);
+      });
+    });
+  };
+  if (count) return sums_over_rows<scalar_t>(sums, count, args.partial, rows, range);
+  parallel_for(rows, kGrain / dim + 1, [&](int64_t begin, int64_t end) { range(nullptr, begin, end); });
+}
+
+// body(Norm()) for the dtypes of x and of its sum with the residual, which may be float where x has 16 bits.
+template <bool centred, class Body>
+inline void dispatch_added(Dtype own, Dtype total, const Body& body) {
+  dispatch(own, [&](auto type) {
+    using scalar_t = decltype(type);
+    if constexpr (sizeof(scalar_t) == 2) {
+      if (total != own) return body(Norm<scalar_t, float, centred, true>());
+    }
+    body(Norm<scalar_t, scalar_t, centred, true>());
+  });
+}
+
+template <bool centred>
+inline void add_norm_forward(const NormForward& args) {
+  dispatch_added<centred>(args.x.dtype, args.total.dtype, [&](auto norm) { norm_forward<decltype(norm)>(args); });
+}
+
+template <bool centred>
+inline void add_norm_backward(const NormBackward& args) {
+  dispatch_added<centred>(args.grad.dtype, args.x.dtype, [&](auto norm) { norm_backward<decltype(norm)>(args); });
+}
+
+}  // namespace pylayers::cpu::PYLAYERS_ISA

@@ -62,9 +62,10 @@ def _behind_prelude(root: Path) -> list[str]:
     """Sources that include an op behind the headers that all of them have: a compiler takes these precompiled, but first of all."""
     folder = root / "build" / "ops"
     _write_if_changed(folder / "prelude.h", PRELUDE)
-    for op in sorted((root / "csrc/ops").glob("*.cpp")):
+    ops = sorted((root / "csrc/ops").glob("*.cpp"))
+    for op in ops:
         _write_if_changed(folder / op.name, f'#include "prelude.h"\n#include "{op}"\n')
-    return sorted(str((folder / op.name).relative_to(root)) for op in (root / "csrc/ops").glob("*.cpp"))
+    return [str((folder / op.name).relative_to(root)) for op in ops]
 
 
 def _sources(root: Path, *patterns: str) -> list[str]:

@@ -104,34 +104,38 @@ using Vectors = std::conditional_t<Access::bytes == 16, std::integer_sequence<in
                                    std::integer_sequence<int, 2, Access::width == 1 && Access::bytes <= 4 ? 8 : 4>>;
 constexpr int64_t kFewRows = 256;
 
-template <class Access, class scalar_t>
-void launch_forward(Access access, const char* name, Stream stream, const SoftmaxForward<scalar_t>& args) {
-  constexpr int width = Access::width;
-  const Vectors<Access> options;
-  const RowPlan plan = plan_rows(options, args.dim / width, args.rows <= kFewRows, Access::bytes == 16 ? 2 : 4,
-                                 kThreads<scalar_t>, 128);
-  dispatch_int(options, plan.vectors, [&](auto vectors) {
-    launch(name, softmax_forward_rows<scalar_t, width, vectors>,
-           std::min<int64_t>(ceil_div(args.rows, plan.threads.y), INT_MAX), plan.threads, 0, stream, args);
-  });
-  if (plan.vectors == 0 && !launch_softmax_cluster(name, access, stream, args))
-    launch(name, softmax_forward_chunks<scalar_t, width>, std::min<int64_t>(args.rows, INT_MAX), kChunkThreads, 0,
-           stream, args);
+// The kernels of either step, by what they are given.
+template <int vectors, class scalar_t, int width>
+auto* rows_kernel(Access<scalar_t, width>, const SoftmaxForward<scalar_t>&) {
+  return softmax_forward_rows<scalar_t, width, vectors>;
 }
 
-template <class Access, class scalar_t>
-void launch_backward(Access access, const char* name, Stream stream, const SoftmaxBackward<scalar_t>& args) {
-  constexpr int width = Access::width;
+template <int vectors, class scalar_t, int width>
+auto* rows_kernel(Access<scalar_t, width>, const SoftmaxBackward<scalar_t>&) {
+  return softmax_backward_rows<scalar_t, width, vectors>;
+}
+
+template <class scalar_t, int width>
+auto* chunks_kernel(Access<scalar_t, width>, const SoftmaxForward<scalar_t>&) {
+  return softmax_forward_chunks<scalar_t, width>;
+}
+
+template <class scalar_t, int width>
+auto* chunks_kernel(Access<scalar_t, width>, const SoftmaxBackward<scalar_t>&) {
+  return softmax_backward_chunks<scalar_t, width>;
+}
+
+template <class Access, class Args>
+void launch_softmax(const char* name, Access access, Stream stream, const Args& args) {
   const Vectors<Access> options;
-  const RowPlan plan = plan_rows(options, args.dim / width, args.rows <= kFewRows, Access::bytes == 16 ? 2 : 4,
-                                 kThreads<scalar_t>, 128);
+  const RowPlan plan = plan_rows(options, args.dim / Access::width, args.rows <= kFewRows, Access::bytes == 16 ? 2 : 4,
+                                 kThreads<typename Access::scalar_t>, 128);
   dispatch_int(options, plan.vectors, [&](auto vectors) {
-    launch(name, softmax_backward_rows<scalar_t, width, vectors>,
-           std::min<int64_t>(ceil_div(args.rows, plan.threads.y), INT_MAX), plan.threads, 0, stream, args);
+    launch(name, rows_kernel<vectors>(access, args), std::min<int64_t>(ceil_div(args.rows, plan.threads.y), INT_MAX),
+           plan.threads, 0, stream, args);
   });
   if (plan.vectors == 0 && !launch_softmax_cluster(name, access, stream, args))
-    launch(name, softmax_backward_chunks<scalar_t, width>, std::min<int64_t>(args.rows, INT_MAX), kChunkThreads, 0,
-           stream, args);
+    launch(name, chunks_kernel(access, args), std::min<int64_t>(args.rows, INT_MAX), kChunkThreads, 0, stream, args);
 }
 
 constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
@@ -154,13 +158,13 @@ void forward(const char* name, Stream stream, Output y, Input x, Input added, In
   dispatch(x.dtype, bytes, [&](auto access) {
     using scalar_t = typename decltype(access)::scalar_t;
     using acc_t = acc_of<scalar_t>;
-    launch_forward(access, name, stream,
+    launch_softmax(name, access, stream,
                    SoftmaxForward<scalar_t>{data<scalar_t>(y), data<const scalar_t>(x), x.rows(), x.dim(), y.stride[0],
-                                     x.stride[0],
-                                     {data<const scalar_t>(added), data<const uint8_t>(allowed),
-                                      unsigned(mask ? mask.size[1] : 1), unsigned(mask ? mask.size[2] : 1),
-                                      {mask.stride[0], mask.stride[1], mask.stride[2]}},
-                                     {x.dim(), unsigned(queries), causal}, acc_t(scale), acc_t(of_nothing), log});
+                                            x.stride[0],
+                                            {data<const scalar_t>(added), data<const uint8_t>(allowed),
+                                             unsigned(mask ? mask.size[1] : 1), unsigned(mask ? mask.size[2] : 1),
+                                             {mask.stride[0], mask.stride[1], mask.stride[2]}},
+                                            {x.dim(), unsigned(queries), causal}, acc_t(scale), acc_t(of_nothing), log});
   });
 }
 
@@ -169,10 +173,10 @@ void backward(const char* name, Stream stream, Output dx, Input grad, Input y, d
   if (causal && y.rows() > UINT_MAX) fail(name, "too many rows for one launch");
   dispatch(y.dtype, access_bytes(dx, grad, y), [&](auto access) {
     using scalar_t = typename decltype(access)::scalar_t;
-    launch_backward(access, name, stream,
-                    SoftmaxBackward<scalar_t>{data<scalar_t>(dx), data<const scalar_t>(grad), data<const scalar_t>(y),
-                                       y.rows(), y.dim(), dx.stride[0], grad.stride[0], y.stride[0],
-                                       {y.dim(), unsigned(queries), causal}, acc_of<scalar_t>(scale), log});
+    launch_softmax(name, access, stream,
+                   SoftmaxBackward<scalar_t>{data<scalar_t>(dx), data<const scalar_t>(grad), data<const scalar_t>(y),
+                                             y.rows(), y.dim(), dx.stride[0], grad.stride[0], y.stride[0],
+                                             {y.dim(), unsigned(queries), causal}, acc_of<scalar_t>(scale), log});
   });
 }
 

@@ -76,25 +76,15 @@ def test_add_layer_norm_strides_of_a_float32_residual(backend, device, layout):
 @every_backend
 @pytest.mark.parametrize("shape", [(0, 8), (3, 0, 8), (4, 0)], ids=str)
 def test_add_layer_norm_empty(backend, device, shape):
-    inputs = [torch.ones(one, device=device, requires_grad=True) for one in (shape, shape, shape[-1:], shape[-1:])]
-    with pylayers.backend(backend):
-        y, total = both()[0](*inputs)
-        (y.sum() + total.sum()).backward()
-    assert all(one.shape == torch.Size(shape) for one in (y, total, inputs[0].grad, inputs[1].grad))
-    assert all(torch.equal(one.grad, torch.zeros_like(one)) for one in inputs[2:])
+    residual.empty(both()[0], shape, 2, backend, device)
 
 
 @every_backend
-@every_dtype
 @pytest.mark.parametrize("unused", [0, 1], ids=["y", "sum"])
-def test_add_layer_norm_one_output_is_enough(backend, device, dtype, unused):
-    inputs = tensors(6, 40, dtype=torch.float32, device=device)
-    residual.one_output_is_enough(*both(), inputs, backend, unused)
+def test_add_layer_norm_one_output_is_enough(backend, device, unused):
+    residual.one_output_is_enough(*both(), tensors(6, 40, device=device), backend, unused)
     mixed = tensors(6, 40, dtype=torch.bfloat16, residual=torch.float32, device=device)
-    with pylayers.backend(backend):
-        leaves = [one.requires_grad_() for one in mixed]
-        gradients = torch.autograd.grad(both(torch.float32)[0](*leaves)[1 - unused].sum(), leaves[:2])
-    assert [one.dtype for one in gradients] == [torch.bfloat16, torch.float32]
+    residual.mixed_gradients(both, mixed, backend, unused)
 
 
 @every_backend
@@ -106,37 +96,19 @@ def test_add_layer_norm_only_the_gradient_asked_for(backend, device, wanted, dim
     if stream == torch.float32:
         return residual.only_the_gradient_asked_for(*both(), tensors(7, dim, device=device), backend, wanted)
     inputs = tensors(7, dim, dtype=stream, residual=torch.float32, device=device)
-    leaves = [one.requires_grad_(i == wanted) for i, one in enumerate(inputs)]
-    with pylayers.backend(backend):
-        y, total = both(torch.float32)[0](*leaves)
-        (y.float().square().sum() + total.sin().sum()).backward()
-    assert [one.grad is not None for one in leaves] == [i == wanted for i in range(4)]
-    assert leaves[wanted].grad.dtype == leaves[wanted].dtype and leaves[wanted].grad.isfinite().all()
+    residual.only_the_mixed_gradient_asked_for(both, inputs, backend, wanted)
 
 
 def test_add_layer_norm_sums_as_torch_adds():
-    x, stream, *_ = tensors(5, 33)
-    assert torch.equal(both()[0](x, stream)[1], x + stream)
-    half = x.bfloat16()
-    assert torch.equal(both(torch.float32)[0](half, stream)[1], half + stream)
-    assert both()[0](half, stream)[1].dtype == torch.float32 and both()[0](half, half)[1].dtype == torch.bfloat16
+    residual.sums_as_torch_adds(both, *tensors(5, 33)[:2])
 
 
 def test_add_layer_norm_one_gradient_for_both():
-    """It is not written twice where one dtype serves."""
-    x, stream, *parameters = tensors(5, 33)
-    y, total = both()[0](x.requires_grad_(), stream.requires_grad_(), *parameters)
-    one, other = torch.autograd.grad((y.sum() + total.sum()), (x, stream))
-    assert one.data_ptr() == other.data_ptr()
+    residual.one_gradient_for_both(both()[0], tensors(5, 33))
 
 
 def test_add_layer_norm_saves_the_sum_alone():
-    inputs, saved = tensors(4, 8), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        y, total = both()[0](inputs[0].requires_grad_(), *inputs[1:])
-    assert [one.data_ptr() for one in saved if one.numel() >= 32] == [total.data_ptr()]
-    with torch.no_grad():
-        assert all(one.grad_fn is None for one in both()[0](*inputs))
+    residual.saves_the_sum_alone(both()[0], tensors(4, 8))
 
 
 def test_add_layer_norm_derivatives():
@@ -145,12 +117,7 @@ def test_add_layer_norm_derivatives():
 
 
 def test_add_layer_norm_transforms():
-    def with_shared_residual(call):
-        return lambda x, stream, *parameters: residual.joined(call)(x, stream.expand(x.shape), *parameters)
-
-    ours, exact = both()
-    x, stream, *parameters = tensors(3, 4)
-    harness.transforms_match(with_shared_residual(ours), with_shared_residual(exact), (x, stream[0], *parameters))
+    residual.transforms_match(*both(), tensors(3, 4))
 
 
 def test_add_layer_norm_compiles():
@@ -171,13 +138,7 @@ def test_add_layer_norm_opcheck(grad):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_add_layer_norm_autocast(dtype):
-    ours = pylayers.AddLayerNorm(8)
-    for own, stream in ((dtype, torch.float32), (dtype, dtype), (torch.float32, dtype)):
-        x, r = normal(3, 8, dtype=own), normal(3, 8, dtype=stream, seed=1)
-        with torch.autocast("cpu", dtype):
-            y, total = ours(x, r)
-        assert (y.dtype, total.dtype) == (own, torch.promote_types(own, stream))
-        torch.testing.assert_close(total, x + r)
+    residual.autocast(pylayers.AddLayerNorm(8), dtype)
 
 
 def test_add_layer_norm_module():

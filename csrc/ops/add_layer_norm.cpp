@@ -97,6 +97,7 @@ enum Place { kDims, kEps, kInputDtype, kResidualDtype, kTotalDtype };
 at::ScalarType dtype_at(const Extras& extras, Place place) { return static_cast<at::ScalarType>(extras[place].toInt()); }
 
 const DifferentiableToSeveral kDifferentiable = {
+    "pylayers::AddLayerNormBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) -> Tensors {
       auto [y, total, mean, rstd] = forward_op(inputs[0], inputs[1], inputs[2], inputs[3], extras[kDims].toInt(),
                                                extras[kEps].toDouble(), dtype_at(extras, kTotalDtype), true);

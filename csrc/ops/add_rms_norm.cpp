@@ -91,6 +91,7 @@ enum Place { kDims, kEps, kOffset, kInputDtype, kResidualDtype, kTotalDtype };
 at::ScalarType dtype_at(const Extras& extras, Place place) { return static_cast<at::ScalarType>(extras[place].toInt()); }
 
 const DifferentiableToSeveral kDifferentiable = {
+    "pylayers::AddRMSNormBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) -> Tensors {
       auto [y, total, rstd] = forward_op(inputs[0], inputs[1], inputs[2], extras[kDims].toInt(), extras[kEps].toDouble(),
                                          extras[kOffset].toDouble(), dtype_at(extras, kTotalDtype), true);

@@ -2,70 +2,177 @@
 
 #include <ATen/ops/alias.h>
 #include <ATen/ops/empty.h>
-#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
+
+#include <algorithm>
+#include <mutex>
+#include <string>
 
 #include "../registry.h"
 
 namespace pylayers {
 namespace {
 
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
+namespace autograd = torch::autograd;
+using autograd::Node;
+using autograd::SavedVariable;
+namespace compiled = torch::dynamo::autograd;
+using NodePointer = decltype(std::declval<Node&>().getptr());  // std::shared_ptr in torch 2.11, c10::intrusive_ptr in 2.13
 
-const at::Tensor& grads_of(const variable_list& grads, const at::Tensor*) { return grads[0]; }
-const Tensors& grads_of(const variable_list& grads, const Tensors*) { return grads; }
+const at::Tensor& outputs_of(const Tensors& grads, const at::Tensor*) { return grads[0]; }
+const Tensors& outputs_of(const Tensors& grads, const Tensors*) { return grads; }
+at::TensorList list_of(const at::Tensor& output) { return output; }
+at::TensorList list_of(const Tensors& outputs) { return outputs; }
 
-// Autograd wants defined inputs alone: `places` tells which of the op's inputs they are.
+bool any_defined(at::TensorList tensors) {
+  return std::any_of(tensors.begin(), tensors.end(), [](const at::Tensor& tensor) { return tensor.defined(); });
+}
+
+// One call of an op in the graph of autograd. Edges lead to its inputs in their order, also to those that are undefined.
+// torch::autograd::Function does the same with a map of names, for several microseconds a call.
 template <class Outputs>
-struct Function : torch::autograd::Function<Function<Outputs>> {
-  static constexpr bool is_traceable = true;
+struct OpNode : Node {
   using Op = DifferentiableTo<Outputs>;
 
-  static Outputs forward(AutogradContext* ctx, at::TensorList defined, const std::vector<int64_t>& places, int64_t count,
-                         const Op* op, Extras extras) {
-    const at::AutoDispatchBelowADInplaceOrView guard;
-    Tensors inputs(count), saved;
-    for (size_t i = 0; i < places.size(); ++i) inputs[places[i]] = defined[i];
-    Outputs outputs = op->forward(inputs, extras, saved);
-    ctx->set_materialize_grads(std::is_same_v<Outputs, at::Tensor>);
-    ctx->save_for_backward(std::move(saved));
-    ctx->saved_data["op"] = static_cast<int64_t>(reinterpret_cast<intptr_t>(op));
-    ctx->saved_data["backend"] = registry::selected();
-    ctx->saved_data["places"] = places;
-    ctx->saved_data["count"] = count;
-    for (size_t i = 0; i < extras.size(); ++i) ctx->saved_data[std::to_string(i)] = std::move(extras[i]);
-    return outputs;
+  OpNode(const Op& op, at::TensorList inputs, Extras extras) : op_(&op), backend_(registry::selected()), extras_(std::move(extras)) {
+    set_next_edges(autograd::collect_next_edges(inputs));
   }
 
-  static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    auto& data = ctx->saved_data;
-    const registry::Scope scope(static_cast<BackendId>(data["backend"].toInt()));
-    const auto* op = reinterpret_cast<const Op*>(static_cast<intptr_t>(data["op"].toInt()));
-    const auto places = data["places"].toIntVector();
-    std::vector<bool> mask(data["count"].toInt());
-    for (size_t i = 0; i < places.size(); ++i) mask[places[i]] = ctx->needs_input_grad(i);
-    Extras extras;
-    for (auto found = data.find("0"); found != data.end(); found = data.find(std::to_string(extras.size())))
-      extras.push_back(found->second);
-    const auto& given = grads_of(grads, static_cast<const Outputs*>(nullptr));
-    const Tensors gradients = op->backward(given, ctx->get_saved_variables(), extras, mask);
-    variable_list result(places.size() + 4);  // the arguments behind the inputs have no gradients
-    for (size_t i = 0; i < places.size(); ++i)
-      if (mask[places[i]]) result[i] = gradients[places[i]];
+  std::string name() const override { return op_->name; }
+
+  Extras& extras() { return extras_; }
+
+  // After the outputs know of this node: one that is saved must not own it.
+  void save(const Tensors& tensors) {
+    saved_.reserve(tensors.size());
+    for (const auto& tensor : tensors)
+      saved_.emplace_back(tensor, tensor.defined() && autograd::impl::grad_fn_unsafe(tensor) == this);
+  }
+
+  Tensors apply(Tensors&& grads) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    TORCH_CHECK(!released_, autograd::ERR_BACKWARD_TWICE);
+    return run(*op_, backend_, grads, unpacked(), extras_, asked_for());
+  }
+
+  void release_variables() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    saved_.clear();
+    extras_.clear();
+    released_ = true;
+  }
+
+  void compiled_args(autograd::CompiledNodeArgs& args) const override {
+    args.collect(static_cast<uint64_t>(address()));
+    args.collect(static_cast<uint64_t>(backend_));
+    for (const auto& extra : extras_) args.collect(extra);
+    args.collect(saved_, true);  // always unpacked as outputs, as torch has it for its own nodes
+    args.collect(released_);
+  }
+
+  // Compiled autograd puts a call of this node into its graph.
+  Tensors apply_with_saved(const Tensors& grads, autograd::SwapSavedVariables& swapped) override {
+    swapped.before(extras_);
+    swapped.before(saved_);
+    autograd::PackedArgs packed;
+    packed.pack(address());
+    packed.pack(static_cast<int64_t>(backend_));
+    packed.pack(asked_for());
+    packed.pack(unpacked());
+    for (const auto& extra : extras_) packed.pack(extra);
+    const auto& arguments = packed.vec();
+    std::vector<at::TypePtr> schema;
+    for (const auto& argument : arguments) schema.push_back(argument.isTensor() ? at::TensorType::get() : argument.type());
+
+    const auto& compiler = compiled::getPyCompilerInterface();
+    const auto bound = compiler->bind_function(swapped.get_py_compiler(), name(), run_packed, schema,
+                                              /*is_custom_function=*/true, /*is_traceable=*/true);
+    using Metadata = std::vector<std::optional<autograd::InputMetadata>>;
+    Tensors result = compiler->call_function(swapped.get_py_compiler(), "apply_functional", bound, grads, arguments,
+                                             compiled::IValuePacker<Metadata>::pack(compiled::get_input_metadata(next_edges())));
+    swapped.after(extras_);
+    swapped.after(saved_);
     return result;
   }
+
+ private:
+  int64_t address() const { return static_cast<int64_t>(reinterpret_cast<intptr_t>(op_)); }
+
+  std::vector<bool> asked_for() const {
+    std::vector<bool> mask(num_outputs());
+    for (size_t i = 0; i < mask.size(); ++i) mask[i] = task_should_compute_output(i);
+    return mask;
+  }
+
+  Tensors unpacked() {
+    Tensors tensors;
+    tensors.reserve(saved_.size());
+    const NodePointer self = getptr();
+    for (const auto& variable : saved_) tensors.push_back(variable.unpack(self));
+    return tensors;
+  }
+
+  static Tensors run(const Op& op, BackendId backend, const Tensors& grads, const Tensors& saved, const Extras& extras,
+                     const std::vector<bool>& mask) {
+    Tensors gradients(mask.size());
+    if (!any_defined(grads)) return gradients;
+    const registry::Scope scope(backend);
+    Tensors all = op.backward(outputs_of(grads, static_cast<const Outputs*>(nullptr)), saved, extras, mask);
+    for (size_t i = 0; i < mask.size(); ++i)
+      if (mask[i]) gradients[i] = std::move(all[i]);
+    return gradients;
+  }
+
+  static Tensors run_packed(const Tensors& grads, const std::vector<c10::IValue>& arguments) {
+    autograd::PackedArgs packed(arguments);
+    const auto* op = reinterpret_cast<const Op*>(static_cast<intptr_t>(packed.unpack<int64_t>()));
+    const auto backend = static_cast<BackendId>(packed.unpack<int64_t>());
+    const auto mask = packed.unpack<std::vector<bool>>();
+    const auto saved = packed.unpack<Tensors>();
+    return run(*op, backend, grads, saved, {arguments.begin() + 4, arguments.end()}, mask);
+  }
+
+  const Op* op_;
+  BackendId backend_;
+  Extras extras_;
+  std::vector<SavedVariable> saved_;
+  bool released_ = false;
 };
+
+// Where a node has a shared_ptr, it is deleted by a function that does not overflow the stack on deep graphs.
+template <class Pointer, class Owned>
+Pointer own(Owned* node) {
+  if constexpr (std::is_same_v<Pointer, std::shared_ptr<Node>>)
+    return Pointer(node, [](auto* last) { deleteNode(last); });
+  else
+    return Pointer::unsafe_steal_from_new(node);
+}
+
+// Hooks of torch.autograd.graph.node_creation_hook, where torch has them.
+template <class Pointer>
+auto announce(const Pointer& node, int) -> decltype(fire_node_creation_hooks(node)) {
+  fire_node_creation_hooks(node);
+}
+template <class Pointer>
+void announce(const Pointer&, long) {}
 
 template <class Outputs>
 Outputs apply_to(const DifferentiableTo<Outputs>& op, at::TensorList inputs, Extras extras) {
-  Tensors defined;
-  std::vector<int64_t> places;
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    if (!inputs[i].defined()) continue;
-    defined.push_back(inputs[i]);
-    places.push_back(static_cast<int64_t>(i));
-  }
-  return Function<Outputs>::apply(at::TensorList(defined), places, static_cast<int64_t>(inputs.size()), &op, std::move(extras));
+  auto* node = new OpNode<Outputs>(op, inputs, std::move(extras));
+  const auto owner = own<NodePointer>(node);
+  Tensors saved;
+  Outputs outputs = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    const at::AutoGradMode no_grad(false);
+    return op.forward(inputs, node->extras(), saved);
+  }();
+  for (const auto& output : list_of(outputs)) autograd::set_history(output, owner);
+  node->save(saved);
+  announce(owner, 0);
+  return outputs;
 }
 
 }  // namespace

@@ -15,6 +15,7 @@ using Extras = std::vector<c10::IValue>;  // scalars, and tensors that autograd 
 
 template <class Outputs>
 struct DifferentiableTo {
+  const char* name;  // of the node, shown in grad_fn and by profilers
   // Runs below autograd: returns the output and fills `saved`; may add to `extras`. Inputs may be undefined.
   Outputs (*forward)(at::TensorList inputs, Extras& extras, Tensors& saved);
   // Gradients of the inputs. Where mask is false nobody asks, and what is returned there is dropped.

@@ -120,6 +120,7 @@ Op<decltype(forward)> forward_op;
 Op<decltype(backward)> backward_op;
 
 const Differentiable kDifferentiable = {
+    "pylayers::BilinearBackward",
     [](at::TensorList inputs, Extras&, Tensors& saved) {
       saved = {inputs[0], inputs[1], inputs[2]};
       return forward_op(inputs[0], inputs[1], inputs[2], inputs[3]);

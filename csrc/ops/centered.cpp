@@ -180,6 +180,7 @@ Op<decltype(backward)> backward_op;
 
 // The gradient is centered as the input was: the same op, which is therefore differentiable again.
 const Differentiable kDifferentiableCenter = {
+    "pylayers::CenterBackward",
     [](at::TensorList inputs, Extras& extras, Tensors&) {
       return std::get<0>(forward_op(inputs[0], {}, {}, extras[0].toInt(), extras[1].toInt(), false));
     },
@@ -190,6 +191,7 @@ const Differentiable kDifferentiableCenter = {
 
 // x and the means are saved for the gradient of the weight alone.
 const Differentiable kDifferentiable = {
+    "pylayers::CenteredAffineBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       const int64_t dim = extras[0].toInt();
       const bool save = inputs[1].defined() && inputs[1].requires_grad();

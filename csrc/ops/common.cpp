@@ -1,5 +1,6 @@
 #include "common.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/GradMode.h>
@@ -59,8 +60,9 @@ Rows as_rows(const Tensor& tensor, int64_t dim) {
 }
 
 Tensor allocate(const Tensor& like, c10::SymIntArrayRef sizes, at::ScalarType dtype) {
-  Tensor result = at::empty_symint(sizes, like.options().dtype(dtype).memory_format(std::nullopt));
-  if (is_real_cpu(result) && static_cast<int64_t>(result.nbytes()) >= kHugePageBytes) ask_for_huge_pages(result);
+  if (!is_real_cpu(like)) return at::empty_symint(sizes, like.options().dtype(dtype).memory_format(std::nullopt));
+  Tensor result = at::detail::empty_cpu(C10_AS_INTARRAYREF_SLOW(sizes), dtype);  // past the dispatcher, as torch's kernels do
+  if (static_cast<int64_t>(result.nbytes()) >= kHugePageBytes) ask_for_huge_pages(result);
   return result;
 }
 

@@ -91,6 +91,7 @@ Op<decltype(forward)> forward_op;
 Op<decltype(backward)> backward_op;
 
 const Differentiable kDifferentiable = {
+    "pylayers::DropoutAddBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       saved = {extras[1].toTensor()};
       extras.pop_back();

@@ -48,6 +48,7 @@ Op<decltype(forward)> op;
 Op<decltype(epilogue_backward)> backward_op;
 
 const Differentiable kDifferentiable = {
+    "pylayers::ActivationBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       const Tensor y = op(inputs[0], inputs[1], extras[0].toDouble(), extras[1].toInt());
       saved = {inputs[0], inputs[1], Tensor()};

@@ -157,6 +157,7 @@ Op<decltype(packed_forward)> packed_forward_op;
 Op<decltype(packed_backward)> packed_backward_op;
 
 const Differentiable kDifferentiable = {
+    "pylayers::GateBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       saved = inputs.vec();
       return forward_op(inputs[0], inputs[1], extras[0].toInt());
@@ -167,6 +168,7 @@ const Differentiable kDifferentiable = {
     }};
 
 const Differentiable kPackedDifferentiable = {
+    "pylayers::PackedGateBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       saved = inputs.vec();
       return packed_forward_op(inputs[0], extras[0].toInt());

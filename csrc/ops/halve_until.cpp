@@ -101,6 +101,7 @@ Op<decltype(forward)> forward_op;
 Op<decltype(backward)> backward_op;
 
 const Differentiable kDifferentiable = {
+    "pylayers::HalveUntilBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       auto [y, exponent] = forward_op(inputs[0], extras[0].toDouble());
       saved = {exponent};

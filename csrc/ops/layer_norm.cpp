@@ -83,6 +83,7 @@ Op<decltype(forward)> forward_op;
 Op<decltype(backward)> backward_op;
 
 const Differentiable kDifferentiable = {
+    "pylayers::LayerNormBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       auto [y, mean, rstd] = forward_op(inputs[0], inputs[1], inputs[2], extras[0].toInt(), extras[1].toDouble(), true);
       saved = {inputs[0], inputs[1], mean, rstd};

@@ -80,6 +80,7 @@ Op<decltype(leading_fourier)> op;
 Op<decltype(backward)> backward_op;
 
 const Differentiable kDifferentiable = {
+    "pylayers::LeadingFourierBackward",
     [](at::TensorList inputs, Extras& extras, Tensors&) {
       const Tensor& x = inputs[0];
       const Tensor y = transform(x, extras[0].toSymInt(), extras[1].toStringView());

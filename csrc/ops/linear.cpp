@@ -133,6 +133,7 @@ Op<decltype(forward)> forward_op;
 Op<decltype(backward)> backward_op;
 
 const Differentiable kDifferentiable = {
+    "pylayers::LinearBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       const int64_t activation = extras[1].toInt();
       auto [y, product] = forward_op(inputs[0], inputs[1], inputs[2], extras[0].toDouble(), activation, true);

@@ -154,6 +154,7 @@ OptionalTensors packed(at::TensorList biases) {
 
 // Inputs: input, weights, biases.
 const Differentiable kDifferentiable = {
+    "pylayers::ParallelBackward",
     [](at::TensorList inputs, Extras&, Tensors& saved) {
       const size_t count = inputs.size() / 2;
       saved = inputs.slice(0, 1 + count).vec();

@@ -73,6 +73,7 @@ Op<decltype(forward)> forward_op;
 Op<decltype(backward)> backward_op;
 
 const Differentiable kDifferentiable = {
+    "pylayers::RMSNormBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       auto [y, rstd] = forward_op(inputs[0], inputs[1], extras[0].toInt(), extras[1].toDouble(), extras[2].toDouble(), true);
       saved = {inputs[0], inputs[1], rstd};

@@ -194,6 +194,7 @@ Op<decltype(rotate)> rotate_op;
 
 // Linear, so its own derivative; and the gradient is turned back.
 const DifferentiableToSeveral kDifferentiable = {
+    "pylayers::RotaryBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) -> Tensors {
       saved = {inputs[2], inputs[3], inputs[4]};
       auto [q, k] = rotate_op(inputs[0], inputs[1], inputs[2], inputs[3], inputs[4], extras[0].toBool(), extras[1].toBool(),

@@ -202,6 +202,7 @@ Op<decltype(masked_forward)> masked_forward_op;
 Op<decltype(masked_backward)> masked_backward_op;
 
 const Differentiable kDifferentiable = {
+    "pylayers::SoftmaxBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       saved = {forward_op(inputs[0], extras[0].toInt(), extras[1].toInt())};
       return saved[0];
@@ -211,6 +212,7 @@ const Differentiable kDifferentiable = {
     }};
 
 const Differentiable kMaskedDifferentiable = {
+    "pylayers::ScaledMaskedSoftmaxBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       saved = {masked_forward_op(inputs[0], inputs[1], extras[0].toDouble(), extras[1].toInt())};
       return saved[0];

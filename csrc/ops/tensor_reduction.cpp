@@ -183,6 +183,7 @@ Op<decltype(forward)> forward_op;
 Op<decltype(backward)> backward_op;
 
 const Differentiable kDifferentiable = {
+    "pylayers::TensorReductionBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) {
       saved = {inputs[0], inputs[1]};
       return forward_op(inputs[0], inputs[1], inputs[2], extras[0].toBool());

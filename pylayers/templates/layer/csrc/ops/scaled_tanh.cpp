@@ -88,6 +88,7 @@ Op<decltype(forward)> forward_op("scaled_tanh");
 Op<decltype(backward)> backward_op("scaled_tanh");
 
 const Differentiable kDifferentiable = {
+    "scaled_tanh::ScaledTanhBackward",  // shown in grad_fn
     [](at::TensorList inputs, Extras&, Tensors& saved) {
       saved = {inputs[0], inputs[1]};
       return forward_op(inputs[0], inputs[1], inputs[2]);

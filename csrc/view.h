@@ -8,6 +8,7 @@
 namespace pylayers {
 
 enum class Dtype : int8_t { float64, float32, float16, bfloat16, int64 };  // int64: positions, never computed in
+constexpr int bytes_of(Dtype dtype) { return dtype == Dtype::float64 || dtype == Dtype::int64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
 
 inline constexpr int kMaxDims = 4;
 

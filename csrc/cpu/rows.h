@@ -19,7 +19,7 @@ inline scalar_t* row_of(const Output& y, int64_t row) {
 }
 
 inline int64_t bytes_of(const Output& y) {
-  return y ? y.rows() * y.dim() * (y.dtype == Dtype::float64 ? 8 : y.dtype == Dtype::float32 ? 4 : 2) : 0;
+  return y ? y.rows() * y.dim() * pylayers::bytes_of(y.dtype) : 0;
 }
 
 // True where whole vectors of y are aligned and its readers will not find it in the caches anyway. `other` is an output that is

@@ -1,99 +1,220 @@
 // y = eˣ / Σ eˣ or x − ln Σ eˣ along the middle of [outer, dim, inner], and the backward, from y.
 //
-// Threads share tiles of neighbouring columns, narrow enough that the second pass over them finds them in the caches. Forward has a
-// running maximum for each column.
+// Rows are walked one after the other, as they lie in memory, twice: for what belongs to each column, which stays in the first-level
+// cache, and for the output. Where there are few columns, threads take parts of the rows, and join what they found.
+#include <memory>
+
+#include "norm.h"
 #include "softmax.h"
 
 namespace pylayers::cpu::PYLAYERS_ISA {
 namespace {
 
-// Neighbouring columns that are worked on together: as many as let a second pass find them in the caches.
-struct Columns {
-  static constexpr int64_t most = 256, numbers = 65536;
-  int64_t outer, dim, inner, width;
-  explicit Columns(const Input& x) : outer(x.size[0]), dim(x.size[1]), inner(x.size[2]) {
-    width = std::min(std::max<int64_t>(numbers / dim / 16 * 16, 16), std::min(most, inner));
+constexpr int64_t kMost = 512;  // neighbouring columns that are worked on together
+
+struct Tile {
+  int64_t outer, column, width, begin, end;  // rows [begin, end) of the columns from `column` on
+};
+
+// One or two numbers for each column of a tile.
+template <class acc_t>
+struct Found {
+  acc_t *first, *second;
+};
+
+// [outer, dim, inner] in tiles, and these in parts, as the sizes alone tell.
+template <class acc_t>
+class Columns {
+ public:
+  explicit Columns(const Input& x)
+      : outer_(x.size[0]), dim_(x.size[1]), inner_(x.size[2]), width_(std::min(kMost, inner_)), tiles_((inner_ + width_ - 1) / width_) {
+    constexpr int64_t tasks = 64, least_rows = 64;
+    parts_ = std::clamp<int64_t>(std::min(tasks / (outer_ * tiles_), dim_ / least_rows), 1, tasks);
+    if (parts_ > 1) memory_ = std::make_unique<acc_t[]>(2 * outer_ * parts_ * inner_);
   }
 
-  // body(offset of the first column, number of columns) in parallel.
+  // find(tile, found) for each part, join(found, more, count) vector by vector of columns, write(tile, found) with what all rows have.
+  template <class Find, class Join, class Write>
+  void run(const Find& find, const Join& join, const Write& write) const {
+    if (parts_ > 1) each([&](const Tile& tile, int64_t part) { find(tile, found(tile, part)); });
+    each([&](const Tile& tile, int64_t) {
+      acc_t first[kMost], second[kMost];
+      const Found<acc_t> all{first, second};
+      if (parts_ == 1) {
+        find(tile, all);
+      } else {
+        std::copy_n(found(tile, 0).first, tile.width, first);
+        std::copy_n(found(tile, 0).second, tile.width, second);
+      }
+      for (int64_t part = 1; part < parts_; ++part) {
+        const auto more = found(tile, part);
+        for_vectors<kLanes<acc_t>>(tile.width, [&](int64_t col, auto count) {
+          join(Found<acc_t>{first + col, second + col}, Found<acc_t>{more.first + col, more.second + col}, count);
+        });
+      }
+      write(tile, all);
+    });
+  }
+
+  // body(column of the tile, count, blocks) along the rows, in blocks of a few: blocks(one) calls one(offset in memory) for each.
+  template <class Body>
+  void rows(const Tile& tile, int64_t begin, int64_t end, const Body& body) const {
+    for_row_blocks(begin, end, [&](int64_t row, auto rows) {
+      const int64_t start = (tile.outer * dim_ + row) * inner_ + tile.column;
+      for_vectors<kLanes<acc_t>>(tile.width, [&](int64_t col, auto count) {
+        body(col, count, [&](const auto& one) {
+#pragma GCC unroll 4
+          for (int r = 0; r < rows; ++r) one(start + r * inner_ + col);
+        });
+      });
+    });
+  }
+
+  template <class scalar_t>
+  bool streams(const Output& y) const {
+    return can_stream<scalar_t>(y) && inner_ * sizeof(scalar_t) % 64 == 0;
+  }
+
+ private:
+  Found<acc_t> found(const Tile& tile, int64_t part) const {
+    acc_t* const first = memory_.get() + (tile.outer * parts_ + part) * 2 * inner_ + tile.column;
+    return {first, first + inner_};
+  }
+
   template <class Body>
   void each(const Body& body) const {
-    const int64_t tiles = (inner + width - 1) / width;
-    parallel_for(outer * tiles, kGrain / (width * dim) + 1, [&](int64_t begin, int64_t end) {
+    parallel_for(outer_ * tiles_ * parts_, kGrain * parts_ / (width_ * dim_) + 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t start = i % tiles * width;
-        body(i / tiles * dim * inner + start, std::min(width, inner - start));
+        const int64_t part = i % parts_, column = i / parts_ % tiles_ * width_;
+        body({i / parts_ / tiles_, column, std::min(width_, inner_ - column), dim_ * part / parts_, dim_ * (part + 1) / parts_}, part);
       }
+    });
+  }
+
+  int64_t outer_, dim_, inner_, width_, tiles_, parts_;
+  std::unique_ptr<acc_t[]> memory_;
+};
+
+template <class V>
+inline V shift_of(V top) {
+  return top == -kInfinity<element_t<V>> ? V{} : top;
+}
+
+// The largest x of a column, and Σ e^(x − that).
+template <class scalar_t, class acc_t>
+struct Forward {
+  const Columns<acc_t>& columns;
+  const scalar_t* from;
+
+  void find(const Tile& tile, const Found<acc_t>& own) const {
+    constexpr int64_t run = 32;  // rows that stay in a cache: their maximum comes first, so that sums are seldom scaled
+    std::fill_n(own.first, tile.width, -kInfinity<acc_t>);
+    std::fill_n(own.second, tile.width, acc_t(0));
+    for (int64_t begin = tile.begin; begin < tile.end; begin += run) {
+      const int64_t end = std::min(begin + run, tile.end);
+      acc_t before[kMost];
+      std::copy_n(own.first, tile.width, before);
+      columns.rows(tile, begin, end, [&](int64_t col, auto count, const auto& rows) {
+        auto top = load(own.first + col, count);
+        rows([&](int64_t at) { top = larger(top, load(from + at, count)); });
+        store(own.first + col, top, count);
+      });
+      for_vectors<kLanes<acc_t>>(tile.width, [&](int64_t col, auto count) {
+        const auto shift = shift_of(load(own.first + col, count));
+        store(own.second + col, load(own.second + col, count) * exp_or_zero(load(before + col, count) - shift), count);
+      });
+      columns.rows(tile, begin, end, [&](int64_t col, auto count, const auto& rows) {
+        const auto shift = shift_of(load(own.first + col, count));
+        auto total = load(own.second + col, count);
+        rows([&](int64_t at) { total += exp_or_zero(load(from + at, count) - shift); });
+        store(own.second + col, total, count);
+      });
+    }
+  }
+
+  template <class Count>
+  void join(const Found<acc_t>& own, const Found<acc_t>& more, Count count) const {
+    const auto top = load(own.first, count), other = load(more.first, count), both = larger(top, other), shift = shift_of(both);
+    const auto total = load(own.second, count) * exp_or_zero(top - shift) + load(more.second, count) * exp_or_zero(other - shift);
+    store(own.first, both, count);
+    store(own.second, total, count);
+  }
+
+  template <class Streamed>
+  void write(scalar_t* to, const Tile& tile, const Found<acc_t>& own, bool log, Streamed streamed) const {
+    for_vectors<kLanes<acc_t>>(tile.width, [&](int64_t col, auto count) {
+      auto total = load(own.second + col, count);
+      if (log) {
+        for (int i = 0; i < kLanes<acc_t>; ++i) total[i] = std::log(total[i]);
+      } else {
+        total = 1 / total;  // 0, where there is nothing but −inf, comes to nan
+      }
+      store(own.first + col, shift_of(load(own.first + col, count)), count);
+      store(own.second + col, total, count);
+    });
+    columns.rows(tile, tile.begin, tile.end, [&](int64_t col, auto count, const auto& rows) {
+      const auto shift = load(own.first + col, count), rest = load(own.second + col, count);
+      rows([&](int64_t at) {
+        const auto score = load(from + at, count) - shift;
+        put(to + at, log ? score - rest : exp_or_zero(score) * rest, count, streamed);
+      });
     });
   }
 };
 
-// Eight rows at a time: then the exponential that goes on to a larger maximum is one in nine.
-template <class scalar_t, class acc_t, class Count>
-inline void add_to_columns(const scalar_t* from, int64_t rows, int64_t inner, acc_t* shifts, acc_t* totals, Count count) {
-  constexpr int64_t at_once = 8;
-  const auto none = splat(-kInfinity<acc_t>);
-  Vector<acc_t> top = none, total{};
-  for (int64_t row = 0; row < rows; row += at_once) {
-    const int64_t more = std::min(at_once, rows - row);
-    Vector<acc_t> x[at_once], next = top;
-    for (int64_t i = 0; i < more; ++i) next = larger(next, x[i] = load(from + (row + i) * inner, count));
-    const auto shift = next == none ? Vector<acc_t>{} : next;
-    total = total * exp_or_zero(top - shift);
-    for (int64_t i = 0; i < more; ++i) total += exp_or_zero(x[i] - shift);
-    top = next;
-  }
-  store(shifts, top == none ? Vector<acc_t>{} : top, count);
-  store(totals, total, count);
+// One number alone: 1, or its logarithm, and nan of what is not finite.
+template <class scalar_t>
+void of_single_numbers(Output y, Input x, bool log) {
+  using acc_t = accumulation_t<scalar_t>;
+  for_tiles(1, x.size[0] * x.size[2], [&](int64_t, int64_t begin, int64_t end) {
+    for_vectors<kLanes<acc_t>>(end - begin, [&](int64_t col, auto count) {
+      const auto own = load(static_cast<const scalar_t*>(x.data) + begin + col, count);
+      store(static_cast<scalar_t*>(y.data) + begin + col, (own - own) + acc_t(log ? 0 : 1), count);
+    });
+  });
 }
 
 template <class scalar_t>
 void columns_forward(Output y, Input x, bool log) {
   using acc_t = accumulation_t<scalar_t>;
-  const Columns columns(x);
-  const int64_t inner = columns.inner;
-  columns.each([&](int64_t offset, int64_t width) {
-    const scalar_t* from = static_cast<const scalar_t*>(x.data) + offset;
-    scalar_t* to = static_cast<scalar_t*>(y.data) + offset;
-    acc_t shifts[Columns::most], totals[Columns::most];
-    for_vectors<kLanes<acc_t>>(width, [&](int64_t col, auto count) {
-      add_to_columns(from + col, columns.dim, inner, shifts + col, totals + col, count);
-    });
-    acc_t* rest = totals;  // with log subtracted too, else multiplied by
-    for (int64_t col = 0; col < width; ++col) {
-      const acc_t total = totals[col];
-      rest[col] = log ? std::log(total) : total == 0 ? std::numeric_limits<acc_t>::quiet_NaN() : 1 / total;
-    }
-    for (int64_t row = 0; row < columns.dim; ++row) {
-      for_vectors<kLanes<acc_t>>(width, [&](int64_t col, auto count) {
-        const auto score = load(from + row * inner + col, count) - load(shifts + col, count);
-        const auto r = load(rest + col, count);
-        store(to + row * inner + col, log ? score - r : exp_or_zero(score) * r, count);
-      });
-    }
-  });
+  if (x.size[1] == 1) return of_single_numbers<scalar_t>(y, x, log);
+  const Columns<acc_t> columns(x);
+  const Forward<scalar_t, acc_t> step{columns, static_cast<const scalar_t*>(x.data)};
+  const bool past_caches = columns.template streams<scalar_t>(y);
+  columns.run([&](const Tile& tile, const auto& own) { step.find(tile, own); },
+              [&](const auto& own, const auto& more, auto count) { step.join(own, more, count); },
+              [&](const Tile& tile, const auto& own) {
+                if_streamed(past_caches, [&](auto streamed) { step.write(static_cast<scalar_t*>(y.data), tile, own, log, streamed); });
+              });
 }
 
 template <class scalar_t>
 void columns_backward(Output dx, Input grad, Input y, bool log) {
   using acc_t = accumulation_t<scalar_t>;
-  const Columns columns(y);
-  const int64_t inner = columns.inner;
-  columns.each([&](int64_t offset, int64_t width) {
-    const scalar_t *g = static_cast<const scalar_t*>(grad.data) + offset, *from = static_cast<const scalar_t*>(y.data) + offset;
-    scalar_t* to = static_cast<scalar_t*>(dx.data) + offset;
-    acc_t dots[Columns::most] = {};
-    const auto each = [&](auto&& body) {
-      for (int64_t row = 0; row < columns.dim; ++row)
-        for_vectors<kLanes<acc_t>>(width, [&](int64_t col, auto count) { body(row * inner + col, dots + col, count); });
-    };
-    each([&](int64_t at, acc_t* dot, auto count) {
-      const auto incoming = load(g + at, count);
-      store(dot, load(dot, count) + (log ? incoming : incoming * load(from + at, count)), count);
+  const Columns<acc_t> columns(y);
+  const scalar_t *g = static_cast<const scalar_t*>(grad.data), *from = static_cast<const scalar_t*>(y.data);
+  scalar_t* const to = static_cast<scalar_t*>(dx.data);
+  const bool past_caches = columns.template streams<scalar_t>(dx);
+  const auto find_dots = [&](const Tile& tile, const Found<acc_t>& own) {
+    std::fill_n(own.first, tile.width, acc_t(0));
+    columns.rows(tile, tile.begin, tile.end, [&](int64_t col, auto count, const auto& rows) {
+      auto dot = load(own.first + col, count);
+      rows([&](int64_t at) { dot += log ? load(g + at, count) : load(g + at, count) * load(from + at, count); });
+      store(own.first + col, dot, count);
     });
-    each([&](int64_t at, const acc_t* dot, auto count) {
-      const auto incoming = load(g + at, count), out = load(from + at, count), sum = load(dot, count);
-      store(to + at, log ? incoming - exp_or_zero(out) * sum : out * (incoming - sum), count);
+  };
+  const auto join = [](const Found<acc_t>& own, const Found<acc_t>& more, auto count) {
+    store(own.first, load(own.first, count) + load(more.first, count), count);
+  };
+  columns.run(find_dots, join, [&](const Tile& tile, const Found<acc_t>& own) {
+    if_streamed(past_caches, [&](auto streamed) {
+      columns.rows(tile, tile.begin, tile.end, [&](int64_t col, auto count, const auto& rows) {
+        const auto dot = load(own.first + col, count);
+        rows([&](int64_t at) {
+          const auto incoming = load(g + at, count), out = load(from + at, count);
+          put(to + at, log ? incoming - exp_or_zero(out) * dot : out * (incoming - dot), count, streamed);
+        });
+      });
     });
   });
 }

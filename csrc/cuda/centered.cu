@@ -102,7 +102,7 @@ void backward_over(Access access, Stream stream, const Center<scalar_t>& args, c
 // The parts of both sums, or from that of `first` on, by the features: the columns repeat them.
 Output parts_of(const Output& partial, int64_t first, int64_t features) {
   Output parts = partial;
-  const int64_t bytes = partial.dtype == Dtype::float64 ? 8 : 4, numbers = partial.size[1] * partial.size[2];
+  const int64_t bytes = bytes_of(partial.dtype), numbers = partial.size[1] * partial.size[2];
   parts.data = static_cast<char*>(partial.data) + first * numbers * bytes;
   parts.dims = 2;
   parts.size[0] = (partial.size[0] - first) * numbers / features;

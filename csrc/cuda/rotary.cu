@@ -200,7 +200,7 @@ int access_bytes(std::initializer_list<int> heads, std::initializer_list<int> ta
 void rotary(Stream stream, Output q_out, Output k_out, Input q, Input k, Input cos, Input sin, Input positions, int64_t interleaved,
             int64_t inverse) {
   const int64_t half = cos.size[2], head_dim = q.size[3], heads = q.size[2] + k.size[2], tokens = q.size[1];
-  const int element = q.dtype == Dtype::float64 ? 8 : q.dtype == Dtype::float32 ? 4 : 2, number = element == 8 ? 8 : 4;
+  const int element = bytes_of(q.dtype), number = element == 8 ? 8 : 4;
   const int bytes = access_bytes({alignment(q_out, element), alignment(k_out, element), alignment(q, element), alignment(k, element)},
                                  {alignment(cos, number), alignment(sin, number)}, half, head_dim, element);
   dispatch(q.dtype, bytes, [&](auto access) {

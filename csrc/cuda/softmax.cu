@@ -102,7 +102,6 @@ __global__ void __launch_bounds__(kChunkThreads) softmax_backward_chunks(const S
 template <class Access>
 using Vectors = std::conditional_t<Access::bytes == 16, std::integer_sequence<int, 1, 2, 4>,
                                    std::integer_sequence<int, 2, Access::width == 1 && Access::bytes <= 4 ? 8 : 4>>;
-constexpr int64_t kFewRows = 256;
 
 // The kernels of either step, by what they are given.
 template <int vectors, class scalar_t, int width>
@@ -138,8 +137,6 @@ void launch_softmax(const char* name, Access access, Stream stream, const Args& 
     launch(name, chunks_kernel(access, args), std::min<int64_t>(args.rows, INT_MAX), kChunkThreads, 0, stream, args);
 }
 
-constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
-
 // The widest access to numbers of `size` bytes that a mask can go along with, whose own take `own` bytes.
 int bytes_along(const Input& mask, int64_t own, int64_t size) {
   uintptr_t bits = 16 | reinterpret_cast<uintptr_t>(mask.data) / own;
@@ -151,7 +148,7 @@ int bytes_along(const Input& mask, int64_t own, int64_t size) {
 void forward(const char* name, Stream stream, Output y, Input x, Input added, Input allowed, double scale,
              int64_t queries, bool causal, bool log, double of_nothing) {
   if ((added || allowed || causal) && x.rows() > UINT_MAX) fail(name, "too many rows for one launch");
-  const int64_t size = size_of(x.dtype);
+  const int64_t size = bytes_of(x.dtype);
   const int bytes =
       std::min({access_bytes(y, x), bytes_along(added, size, size), bytes_along(allowed, 1, size)});
   const Input& mask = added ? added : allowed;

@@ -58,11 +58,18 @@ def _types() -> dict[str, list[str]]:
     return {name: [one.split()[0] for one in arguments.split(",")] for name, arguments in found}
 
 
+def _sources(op: str) -> list[Path]:
+    """The file of the op, and those that are named after it: softmax.cpp, softmax_columns.cpp."""
+    folder = sources.csrc() / "cpu"
+    return [folder / f"{op}.cpp", *sorted(folder.glob(f"{op}_*.cpp"))]
+
+
 def _compile(op: str, folder: Path) -> None:
     name, width, options = INSTRUCTION_SETS["baseline" if doors.cpu_capability() == "baseline" else "avx2"]
     isa = [f"-DPYLAYERS_ISA={name}", f"-DPYLAYERS_VECTOR_BYTES={width}", *options]
     made = ["-o", folder / "kernels.so"]
-    compiler.run([compiler.cxx(), *FLAGS, *isa, f"-I{sources.csrc()}", f'-DPYLAYERS_OP="cpu/{op}.cpp"', SERIAL, *made])
+    own, *others = _sources(op)
+    compiler.run([compiler.cxx(), *FLAGS, *isa, f"-I{sources.csrc()}", f'-DPYLAYERS_OP="{own}"', SERIAL, *others, *made])
 
 
 def _kernel(address: int, types: list[str]) -> Callable:
@@ -83,7 +90,7 @@ def _table(library: ctypes.CDLL) -> Iterator[tuple[str, int]]:
 
 def use(op: str) -> None:
     """From now on calls of the op on the CPU run kernels that are compiled from the chosen sources."""
-    read = sources.with_includes(sources.csrc() / f"cpu/{op}.cpp")
+    read = [path for source in _sources(op) for path in sources.with_includes(source)]
     mark = compiler.fingerprint(compiler.cxx(), FLAGS, doors.cpu_capability(), SERIAL, Path(__file__), *read)
     library = ctypes.CDLL(str(compiler.cached(f"cpu-{op}-{mark}", partial(_compile, op)) / "kernels.so"))
     types = _types()

@@ -35,7 +35,7 @@ int access_bytes(const Views&... views) {
   uintptr_t bits = 16;
   const auto add = [&bits](const auto& view) {
     if (!view) return;
-    const int64_t bytes = view.dtype == Dtype::float64 ? 8 : view.dtype == Dtype::float32 ? 4 : 2;
+    const int64_t bytes = bytes_of(view.dtype);
     bits |= reinterpret_cast<uintptr_t>(view.data) | uintptr_t(view.dim() * bytes);
     if (view.dims > 1 && view.rows() > 1) bits |= uintptr_t(view.stride[0] * bytes);
   };

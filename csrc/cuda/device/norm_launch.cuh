@@ -5,8 +5,6 @@
 
 namespace pylayers::cuda {
 
-constexpr int64_t kFewRows = 256;
-
 // How many vectors a thread may hold of a row: what fits the registers without spilling.
 template <class Access, int... full>
 using Vectors = std::conditional_t<Access::bytes == 16, std::integer_sequence<int, full...>,

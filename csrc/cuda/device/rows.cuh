@@ -15,6 +15,7 @@ struct RowPlan {
 // so that shuffles stay inside a row; beyond, a row takes whole warps. Few rows are a matter of latency: as many
 // threads as there is work for. With many, a warp a row while one can hold it, then `preferred` vectors a thread
 // (several loads in flight, several blocks a multiprocessor), then all that fits.
+constexpr int64_t kFewRows = 256;
 template <int... options>
 RowPlan plan_rows(std::integer_sequence<int, options...>, int64_t count, bool few_rows, int preferred, int max_lanes,
                   int block) {

@@ -33,12 +33,12 @@ class Counting(emulator.on):
                 self.minimum[kernel] += element * prod(sizes)
 
 
-def count(benchmark: Benchmark, size: Size, dtype: torch.dtype, backend: str, gpu: str = "h200") -> Counting:
-    """One forward and backward."""
+def count(benchmark: Benchmark, size: Size, dtype: torch.dtype, backend: str, gpu: str = "h200", **others) -> Counting:
+    """One forward and backward; others: of `emulator.on`."""
     generator = torch.Generator().manual_seed(0)
     inputs = benchmark.inputs(*size, dtype=dtype, device=torch.device("cpu"), generator=generator)
     leaves = [one.requires_grad_() for one in inputs]
-    with Counting(gpu, backends=[backend]) as counting, pylayers.backend(backend):
+    with Counting(gpu, backends=[backend], **others) as counting, pylayers.backend(backend):
         outputs = check.outputs_of(benchmark.function(*leaves))
         torch.autograd.grad(outputs, leaves, [torch.ones_like(one) for one in outputs])
     return counting

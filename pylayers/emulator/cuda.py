@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int, c_int32, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from functools import partial
@@ -72,10 +72,14 @@ def _link(objects: list[Path], folder: Path) -> None:
         shutil.copy(path, folder)
 
 
-def build(architecture: int, csrc: Path | None = None) -> Path:
-    """The folder with launchers.so and the PTX of each source. RuntimeError if there is no nvcc."""
+def build(architecture: int, csrc: Path | None = None, only: Sequence[str] | None = None) -> Path:
+    """The folder with launchers.so and the PTX of each source, or of those named. RuntimeError if there is no nvcc."""
     tools = toolkit.find()
-    to_compile = [*sorted((csrc or sources.csrc()).glob("cuda/*.cu")), *sorted(STAND_IN.glob("*.cpp"))]
+    kernels = sorted((csrc or sources.csrc()).glob("cuda/*.cu"))
+    if unknown := sorted(set(only or ()) - {source.stem for source in kernels}):
+        raise ValueError(f"emulator: there is no csrc/cuda/{unknown[0]}.cu")
+    kernels = [source for source in kernels if only is None or source.stem in only]
+    to_compile = [*kernels, *sorted(STAND_IN.glob("*.cpp"))]
     objects = compiler.each(partial(_object, tools, architecture, csrc), to_compile)
     mark = compiler.fingerprint(*(one.name for one in objects))
     return compiler.cached(f"cuda-{architecture}-{mark}", partial(_link, objects))
@@ -160,8 +164,8 @@ class Launchers:
         ptx: the text of each compiled source, by the name of the source.
     """
 
-    def __init__(self, gpu: Gpu, csrc: Path | None = None):
-        folder = build(gpu.architecture, csrc)
+    def __init__(self, gpu: Gpu, csrc: Path | None = None, only: Sequence[str] | None = None):
+        folder = build(gpu.architecture, csrc, only)
         self.ptx = {path.stem: path.read_text() for path in sorted(folder.glob("*.ptx"))}
         self._text_of = {name: text for text in self.ptx.values() for name in re.findall(r"\.entry\s+([\w$]+)", text)}
         self._library = ctypes.CDLL(str(folder / "launchers.so"))

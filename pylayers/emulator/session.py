@@ -80,12 +80,13 @@ class on:
         backends: what to emulate. By default what can be; a RuntimeError if one that is named here cannot.
         csrc: of a package with kernels of its own: the folder with its ops.def and cuda/*.cu, which are then emulated instead
             of ours.
+        sources: the csrc/cuda/*.cu to compile, by their names without suffix; all by default, which takes minutes the first time.
 
     Attributes:
         counts: what was done, added up by kernel of `pylayers.kernels()`.
 
     Raises:
-        ValueError: there is no such GPU.
+        ValueError: there is no such GPU or source.
         Fault: out of a call of an op within the block, if its kernel did what it must not do.
         LaunchError: likewise, if a launch goes beyond a limit of the GPU.
 
@@ -101,11 +102,13 @@ class on:
         checks: bool = True,
         backends: Sequence[str] | None = None,
         csrc: Path | str | None = None,
+        sources: Sequence[str] | None = None,
     ):
         self.gpu = gpus.find(device)
         self.order = order
         self.checks = checks
         self.csrc = None if csrc is None else Path(csrc).resolve()
+        self.sources = sources
         self.counts: dict[str, Counts] = {}
         self._wanted = BACKENDS if backends is None else tuple(backends)
         self._must = backends is not None
@@ -136,7 +139,7 @@ class on:
 
     def _prepare(self, name: str) -> None:
         if name == "cuda":
-            self.launchers = cuda.Launchers(self.gpu, self.csrc)
+            self.launchers = cuda.Launchers(self.gpu, self.csrc, self.sources)
         elif why := missing(name):
             raise RuntimeError(why)
 

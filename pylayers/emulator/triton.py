@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from . import gpus
+from .compiler import cache_directory
 from .faults import LaunchError
 from .launch import Kernel, module_of, three
 from .triton_compiler import Compiled, Pointer, Request, receive, send
@@ -53,6 +54,7 @@ class Compiler:
         kept = [name for name in os.environ if not name.startswith("PYLAYERS_") or name == "PYLAYERS_SOURCES"]
         environment = {name: os.environ[name] for name in kept}
         environment["TRITON_INTERPRET"] = "0"
+        environment["TRITON_CACHE_DIR"] = str(cache_directory() / "triton")  # what is compiled here lacks the machine code
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         command = [sys.executable, "-P", "-c", "from pylayers.emulator.triton_compiler import main; main()"]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)

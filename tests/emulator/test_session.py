@@ -21,6 +21,12 @@ def test_unknown_names():
         pylayers.emulator.on(backends=["cpu"])
 
 
+@needs.nvcc
+def test_unknown_sources():
+    with pytest.raises(ValueError, match=r"there is no csrc/cuda/rms\.cu"), pylayers.emulator.on(sources=["rms"]):
+        pass
+
+
 def test_check_refuses():
     with pytest.raises(SystemExit, match="check: emulator: there is no GPU 'tpu'"):
         main(["check", "--emulate", "--gpu", "tpu"])

@@ -7,6 +7,7 @@ from . import (
     centered,
     dropout_add,
     gate,
+    group_norm,
     halve_until,
     layer_norm,
     leading_fourier,
@@ -20,7 +21,7 @@ from . import (
 from .harness import Benchmark, ModuleBenchmark
 
 OPS = (
-    rms_norm, layer_norm, add_rms_norm, add_layer_norm, gate, softmax, rotary, linear, parallel, bilinear, tensor_reduction, centered,
+    rms_norm, layer_norm, add_rms_norm, add_layer_norm, group_norm, gate, softmax, rotary, linear, parallel, bilinear, tensor_reduction, centered,
     halve_until, dropout_add, leading_fourier,
 )  # fmt: skip
 

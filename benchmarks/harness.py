@@ -63,7 +63,7 @@ class Benchmark:
     product_size: Callable[..., Size] = lambda *size: size
     # `function` for checks, where that one draws random numbers: the same in every call, and those of `reference`.
     checked: Function | None = None
-    long_sums: bool = False  # see pylayers.check.compare_call
+    long_sums: bool | int = False  # see pylayers.check.compare_call
     # Kernel → (backend, *size, bytes of an element) → what its launches in forward + backward must move: on a GPU, for
     # few rows of whole 16 bytes, as `counted_size` and those of the tests are.
     traffic: Mapping[str, Callable[..., Traffic]] = field(default_factory=dict)

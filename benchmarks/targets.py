@@ -11,6 +11,7 @@ from .records import Case, Results
 NOISE = 1.03
 SPEEDUP = {
     **{"rms_norm": 3.0, "layer_norm": 1.0, "add_rms_norm": 1.5, "add_layer_norm": 1.5},
+    **{"group_norm": 1.0, "group_norm channels last": 1.0, "group_norm silu": 1.5, "group_norm silu channels last": 1.5},
     **{"swiglu": 1.5, "swiglu_packed": 1.5, "geglu": 1.5, "geglu tanh": 1.5, "geglu_packed": 1.5, "reglu": 1.5, "relu_squared": 1.5},
     **{"softmax": 1.0, "log_softmax": 1.0, "softmax dim 0": 1.0},
     **{f"scaled_masked_softmax{kind}": 1.5 for kind in ("", " bool", " causal")},

@@ -103,6 +103,12 @@ at::Tensor layer_norm_door(const at::Tensor& input, const std::vector<int64_t>& 
   return layer_norm(input, c10::fromIntArrayRefSlow(normalized_shape), weight, bias, eps);
 }
 
+at::Tensor group_norm_door(const at::Tensor& input, int64_t num_groups, const std::optional<at::Tensor>& weight,
+                           const std::optional<at::Tensor>& bias, double eps, std::optional<std::string_view> activation) {
+  const py::gil_scoped_release no_gil;
+  return group_norm(input, num_groups, weight, bias, eps, activation);
+}
+
 std::tuple<at::Tensor, at::Tensor> add_rms_norm_door(const at::Tensor& input, const at::Tensor& residual,
                                                      const std::vector<int64_t>& normalized_shape,
                                                      const std::optional<at::Tensor>& weight, std::optional<double> eps,
@@ -152,6 +158,8 @@ PYBIND11_MODULE(_C, m) {
         py::arg("offset"));
   m.def("layer_norm", &layer_norm_door, py::arg("input"), py::arg("normalized_shape"), py::arg("weight"), py::arg("bias"),
         py::arg("eps"));
+  m.def("group_norm", &group_norm_door, py::arg("input"), py::arg("num_groups"), py::arg("weight"), py::arg("bias"), py::arg("eps"),
+        py::arg("activation"));
   m.def("add_rms_norm", &add_rms_norm_door, py::arg("input"), py::arg("residual"), py::arg("normalized_shape"), py::arg("weight"),
         py::arg("eps"), py::arg("offset"), py::arg("residual_dtype"));
   m.def("add_layer_norm", &add_layer_norm_door, py::arg("input"), py::arg("residual"), py::arg("normalized_shape"),

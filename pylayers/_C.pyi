@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['add_layer_norm', 'add_rms_norm', 'backends', 'bilinear', 'center', 'centered_affine', 'cpu_capability', 'dropout_add', 'emulate', 'geglu', 'geglu_packed', 'halve_until', 'kernels', 'layer_norm', 'leading_fourier', 'linear', 'log_softmax', 'observe', 'parallel_linear', 'poison_outputs', 'register_kernels', 'reglu', 'reglu_packed', 'relu_squared', 'rms_norm', 'rotary', 'scaled_masked_softmax', 'select', 'serve', 'softmax', 'swiglu', 'swiglu_packed', 'tensor_reduction']
+__all__: list[str] = ['add_layer_norm', 'add_rms_norm', 'backends', 'bilinear', 'center', 'centered_affine', 'cpu_capability', 'dropout_add', 'emulate', 'geglu', 'geglu_packed', 'group_norm', 'halve_until', 'kernels', 'layer_norm', 'leading_fourier', 'linear', 'log_softmax', 'observe', 'parallel_linear', 'poison_outputs', 'register_kernels', 'reglu', 'reglu_packed', 'relu_squared', 'rms_norm', 'rotary', 'scaled_masked_softmax', 'select', 'serve', 'softmax', 'swiglu', 'swiglu_packed', 'tensor_reduction']
 def add_layer_norm(input: torch.Tensor, residual: torch.Tensor, normalized_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], weight: torch.Tensor | None, bias: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex, residual_dtype: torch.dtype | None) -> tuple[torch.Tensor, torch.Tensor]:
     ...
 def add_rms_norm(input: torch.Tensor, residual: torch.Tensor, normalized_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], weight: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex | None, offset: typing.SupportsFloat | typing.SupportsIndex, residual_dtype: torch.dtype | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -33,6 +33,8 @@ def emulate(kernel: str, launcher: typing.SupportsInt | typing.SupportsIndex) ->
 def geglu(gate: torch.Tensor, up: torch.Tensor, approximate: str) -> torch.Tensor:
     ...
 def geglu_packed(input: torch.Tensor, approximate: str) -> torch.Tensor:
+    ...
+def group_norm(input: torch.Tensor, num_groups: typing.SupportsInt | typing.SupportsIndex, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex, activation: str | None) -> torch.Tensor:
     ...
 def halve_until(input: torch.Tensor, threshold: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
     ...

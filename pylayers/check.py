@@ -113,11 +113,11 @@ def compare_call(
     backend: str,
     generator: torch.Generator,
     *,
-    long_sums: bool = False,
+    long_sums: bool | int = False,
 ) -> tuple[list[Comparison], str]:
     """Compares outputs and gradients of one call; says too if it wrote to an input or was not repeatable bit by bit.
 
-    long_sums: one product sums what the reference sums in two steps, and rounds by a few units more.
+    long_sums: one product sums what the reference sums in two steps, and rounds by a few units more; or how many such units.
     """
     device, dtype = inputs[0].device, inputs[0].dtype
     before = [one.clone() for one in inputs]
@@ -134,7 +134,8 @@ def compare_call(
         problem = "writes to an input"
     elif not all(torch.equal(actual[key].nan_to_num(), again[key].nan_to_num()) for key in actual):
         problem = "two calls gave different bits"
-    ulps = _ulps(backend, dtype) * (4 if long_sums and dtype in (torch.float32, torch.float64) else 1)
+    more = 4 if long_sums is True else long_sums
+    ulps = _ulps(backend, dtype) * (more if more and dtype in (torch.float32, torch.float64) else 1)
     return [compare(actual[key], exact[key], plain[key], ulps=ulps, what=key) for key in exact], problem
 
 

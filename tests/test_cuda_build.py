@@ -24,6 +24,11 @@ KERNELS = {
     "center_columns": "columns that fit registers",
     "center_subtract": "x of which the means are known",
     "halve_until_scale": "x",
+    "group_norm_held": "groups that fit registers",
+    "group_norm_apply": "x of which the statistics are known",
+    "group_norm_gradient": "grad and x",
+    "group_norm_last_apply": "x of which the statistics are known, channels last",
+    "group_norm_last_gradient": "grad and x, channels last",
     "dropout_add_forward": "x and residual",
     "dropout_add_backward": "grad",
     "softmax_forward_rows": "forward of rows that fit registers",
@@ -32,7 +37,8 @@ KERNELS = {
     "softmax_columns_backward": "columns",
     "rotary": "both vectors of a head",
 }
-ONLY_LOADS = {"bilinear_left_sum": "block and right"}  # its sums are stored one by one
+# Their sums are stored one by one.
+ONLY_LOADS = {"bilinear_left_sum": "block and right", "group_norm_moments": "x", "group_norm_sums": "grad and x"}
 
 
 def cuobjdump() -> str | None:

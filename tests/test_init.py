@@ -93,6 +93,8 @@ NORMS = {
     "LazyAddRMSNorm": lambda **chosen: after_two(pylayers.LazyAddRMSNorm(**chosen)),
     "LayerNorm": lambda **chosen: pylayers.LayerNorm(6, **chosen),
     "LazyLayerNorm": lambda **chosen: after_data(pylayers.LazyLayerNorm(**chosen)),
+    "GroupNorm": lambda **chosen: pylayers.GroupNorm(2, 6, **chosen),
+    "LazyGroupNorm": lambda **chosen: after_data(pylayers.LazyGroupNorm(2, **chosen)),
     "AddLayerNorm": lambda **chosen: pylayers.AddLayerNorm(6, **chosen),
     "LazyAddLayerNorm": lambda **chosen: after_two(pylayers.LazyAddLayerNorm(**chosen)),
 }
@@ -101,7 +103,7 @@ NORMS = {
 @pytest.mark.parametrize("layer", NORMS)
 @pytest.mark.parametrize("name", FOR_VECTORS)
 def test_every_initialiser_of_a_norm(name, layer):
-    function, arguments, biased = init.INITIALISERS[name], ARGUMENTS.get(name, ()), "LayerNorm" in layer
+    function, arguments, biased = init.INITIALISERS[name], ARGUMENTS.get(name, ()), "LayerNorm" in layer or "GroupNorm" in layer
     for option in ("weight", "bias") if biased else ("weight",):
         expected = seeded(function, torch.empty(6), *arguments)
         made = seeded(NORMS[layer], **{f"{option}_init": (name, *arguments)})

@@ -30,6 +30,11 @@ LAYERS = {
         lambda **kind: pylayers.LazyLayerNorm(bias=False, **kind),
         lambda **kind: pylayers.LayerNorm(8, bias=False, **kind),
     ),
+    "LazyGroupNorm": (lambda **kind: pylayers.LazyGroupNorm(2, 1e-3, **kind), lambda **kind: pylayers.GroupNorm(2, 8, 1e-3, **kind)),
+    "LazyGroupNorm without bias": (
+        lambda **kind: pylayers.LazyGroupNorm(2, bias=False, activation="silu", **kind),
+        lambda **kind: pylayers.GroupNorm(2, 8, bias=False, activation="silu", **kind),
+    ),
     "LazyGatedMLP": (lambda **kind: pylayers.LazyGatedMLP(6, **kind), lambda **kind: pylayers.GatedMLP(8, 6, **kind)),
     "LazyGatedMLP with sizes": (
         lambda **kind: pylayers.LazyGatedMLP(6, 3, True, "gelu", **kind),

@@ -63,6 +63,18 @@ def test_layer_norm(draw, tensor):
 
 
 @random_test
+def test_group_norm(draw, tensor):
+    each, groups = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    x = tensor((draw(st.integers(2, 3)), each * groups, *draw(st.lists(st.integers(1, 9), max_size=3))))
+    activation = draw(st.sampled_from((None, "silu")))
+    if x.dim() == 4 and draw(st.booleans()):
+        x = x.contiguous(memory_format=torch.channels_last)
+    calls = functional.group_norm, reference.group_norm
+    ours, exact = (lambda a, w, b, call=call: call(a, groups, w, b, activation=activation) for call in calls)
+    return ours, exact, (x, tensor((each * groups,)), tensor((each * groups,)))
+
+
+@random_test
 def test_add_rms_norm(draw, tensor):
     x = tensor()
     shape = tuple(x.shape[-draw(st.integers(1, x.dim())) :])

@@ -5,6 +5,7 @@ from .bilinear import bilinear_contract, bilinear_outer
 from .centered import centered_backward, centered_forward
 from .dropout_add import dropout_add_backward, dropout_add_forward
 from .gate import gate_backward, gate_forward
+from .group_norm import group_norm_backward, group_norm_forward
 from .halve_until import halve_until_backward, halve_until_forward
 from .layer_norm import layer_norm_backward, layer_norm_forward
 from .leading_fourier import leading_fourier_backward

@@ -30,4 +30,15 @@ constexpr int64_t cuda_mean_parts(int64_t means, int64_t count, int64_t dim, boo
   return std::max<int64_t>(1, std::min(count / (along_rows ? 8192 : 64), wanted));
 }
 
+// Whether a group of so many numbers is held by those who normalise it.
+constexpr bool cuda_holds_group(int64_t count, int64_t bytes) { return count * std::max<int64_t>(bytes, 4) <= 4 * kHeldRow; }
+
+// Into how many shares the positions are split for sums of each channel: enough blocks to fill a GPU, of 32 positions and 512 channels
+// or, where the positions follow each other, of 8192 numbers each at least.
+constexpr int64_t cuda_channel_parts(int64_t batch, int64_t channels, int64_t positions, bool last) {
+  const int64_t beside = last ? batch * ((channels + 511) / 512) : batch * channels;
+  const int64_t wanted = (8 * 132 + beside - 1) / beside;
+  return std::max<int64_t>(1, std::min(positions / (last ? 32 : 8192), wanted));
+}
+
 }  // namespace pylayers

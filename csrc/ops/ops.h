@@ -20,6 +20,9 @@ PYLAYERS_API at::Tensor rms_norm(const at::Tensor& input, c10::SymIntArrayRef no
 PYLAYERS_API at::Tensor layer_norm(const at::Tensor& input, c10::SymIntArrayRef normalized_shape,
                                    const std::optional<at::Tensor>& weight = {}, const std::optional<at::Tensor>& bias = {},
                                    double eps = 1e-5);
+PYLAYERS_API at::Tensor group_norm(const at::Tensor& input, int64_t num_groups, const std::optional<at::Tensor>& weight = {},
+                                   const std::optional<at::Tensor>& bias = {}, double eps = 1e-5,
+                                   std::optional<std::string_view> activation = {});
 PYLAYERS_API std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& input, const at::Tensor& residual,
                                                              c10::SymIntArrayRef normalized_shape,
                                                              const std::optional<at::Tensor>& weight = {},

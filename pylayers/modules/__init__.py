@@ -5,6 +5,7 @@ from .centered import CenteredAffine, CenteredLayer, LazyCenteredAffine
 from .dropout_add import DropoutAdd
 from .fixed_linear import FixedLinear, LazyFixedLinear
 from .gated_mlp import GatedMLP, LazyGatedMLP
+from .group_norm import GroupNorm, LazyGroupNorm
 from .halve_until import HalveUntil
 from .layer_norm import LayerNorm, LazyLayerNorm
 from .leading_fourier import LeadingFourier
@@ -25,6 +26,7 @@ __all__ = [
     "DropoutAdd",
     "FixedLinear",
     "GatedMLP",
+    "GroupNorm",
     "HalveUntil",
     "LayerNorm",
     "LazyAddLayerNorm",
@@ -33,6 +35,7 @@ __all__ = [
     "LazyCenteredAffine",
     "LazyFixedLinear",
     "LazyGatedMLP",
+    "LazyGroupNorm",
     "LazyLayerNorm",
     "LazyLinear",
     "LazyRMSNorm",

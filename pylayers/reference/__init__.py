@@ -4,6 +4,7 @@ from .bilinear import bilinear
 from .centered import center, centered_affine
 from .dropout_add import dropout_add
 from .gate import geglu, geglu_packed, reglu, reglu_packed, relu_squared, swiglu, swiglu_packed
+from .group_norm import group_norm
 from .halve_until import halve_until
 from .layer_norm import layer_norm
 from .leading_fourier import leading_fourier
@@ -24,6 +25,7 @@ __all__ = [
     "dropout_add",
     "geglu",
     "geglu_packed",
+    "group_norm",
     "halve_until",
     "layer_norm",
     "leading_fourier",

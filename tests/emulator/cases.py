@@ -18,6 +18,14 @@ def _layer_norm(layer_norm):
     return lambda x, weight, bias: layer_norm(x, weight.shape, weight, bias, 1e-5)
 
 
+def _of_groups(group_norm):
+    return lambda x, weight, bias: group_norm(x, 3, weight, bias, activation="silu")
+
+
+def _with_channels_last(group_norm):
+    return lambda x, weight, bias: group_norm(x.movedim(-1, 1), 2, weight, bias, 1e-5)
+
+
 def _over_first(softmax):
     return lambda x: softmax(x, 0)
 
@@ -60,6 +68,13 @@ CALLS = {
         _of_a_stream(functional.add_layer_norm),
         _of_a_stream(reference.add_layer_norm),
         [(3, 1024), (3, 1024), (1024,), (1024,)],
+    ),
+    "group_norm": (_of_groups(functional.group_norm), _of_groups(reference.group_norm), [(2, 9, 37), (9,), (9,)]),
+    "group_norm of long groups": (_of_groups(functional.group_norm), _of_groups(reference.group_norm), [(1, 6, 9000), (6,), (6,)]),
+    "group_norm channels last": (
+        _with_channels_last(functional.group_norm),
+        _with_channels_last(reference.group_norm),
+        [(2, 11, 7, 24), (24,), (24,)],
     ),
     "swiglu": (functional.swiglu, reference.swiglu, [(5, 67), (5, 67)]),
     "swiglu_packed": (functional.swiglu_packed, reference.swiglu_packed, [(3, 64)]),

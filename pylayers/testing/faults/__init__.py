@@ -1,5 +1,9 @@
 """The faults that are planted into the kernels, by the kind of kernel."""
 
-from . import cpu, cuda, cuda_norm, cuda_softmax, triton
+from . import cpu, cuda, cuda_norm, cuda_softmax, group_norm, triton
 
-FAULTS = {"cuda": cuda.FAULTS + cuda_norm.FAULTS + cuda_softmax.FAULTS, "triton": triton.FAULTS, "cpu": cpu.FAULTS}
+FAULTS = {
+    "cuda": cuda.FAULTS + cuda_norm.FAULTS + cuda_softmax.FAULTS + group_norm.CUDA,
+    "triton": triton.FAULTS + group_norm.TRITON,
+    "cpu": cpu.FAULTS + group_norm.CPU,
+}

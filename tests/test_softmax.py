@@ -91,6 +91,15 @@ def test_softmax_far_from_zero(backend, device, name, dim):
 
 
 @every_backend
+@both
+@pytest.mark.parametrize("dim", [0, 1])
+def test_softmax_finds_a_maximum_anywhere(backend, device, name, dim):
+    """Each row and each column has it at another place, so far above the others that its exponential alone would overflow."""
+    x = normal(70, 70, device=device) + 300 * torch.eye(70, device=device)
+    harness.matches_float64(*over(dim, name), (x,), backend)
+
+
+@every_backend
 @pytest.mark.parametrize("shape", [(0,), (0, 8), (4, 0), (2, 0, 3)], ids=str)
 def test_softmax_empty(backend, device, shape):
     x = torch.empty(shape, device=device, requires_grad=True)

@@ -28,7 +28,7 @@ FAULTS = (
     _held("dx[i] - exponential<scalar_t>(a[i]) * sum", "dx[i] - a[i] * sum", "the logarithm is not undone in backward"),
     _softmax("queries, causal != 0, false, 0);", "queries, causal != 0, false, kNan);", "nothing to attend is nan"),
     _softmax("mask.size[i] > 1) bits |=", "mask.size[i] < 0) bits |=", "wide accesses to a mask at odd strides"),
-    _scores("unsigned(row) % queries + dim - queries + 1", "unsigned(row) % queries + 1", "causal is aligned to the first key"),
+    _scores("unsigned(row) % queries + dim - queries + 1", "int64_t(unsigned(row) % queries) + 1", "causal is aligned to the first key"),
     _scores("matrix % inner * stride[1]", "matrix % inner * stride[0]", "the mask of another head"),
     _scores("s[i] += added[i];", "s[i] += added[i] * scale;", "the mask is scaled too"),
     _scores("if (!allowed.value[i])", "if (allowed.value[i])", "true and false exchanged"),

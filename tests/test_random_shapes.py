@@ -1,5 +1,6 @@
 """Shapes, strides and dtypes that nobody thought of."""
 
+import math
 from functools import partial
 
 import harness
@@ -13,7 +14,7 @@ from pylayers.init import two_sided_uniform_
 import pylayers
 
 hypothesis = pytest.importorskip("hypothesis")
-from hypothesis import HealthCheck, given, settings  # noqa: E402
+from hypothesis import HealthCheck, assume, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 BACKENDS = [pair for pair in harness.RUNNABLE if pair[0] not in ("reference", "triton")]
@@ -58,6 +59,7 @@ def test_rms_norm(draw, tensor):
 def test_layer_norm(draw, tensor):
     x = tensor()
     shape = tuple(x.shape[-draw(st.integers(1, x.dim())) :])
+    assume(math.prod(shape) > 2)  # two numbers become -1 and 1, and their gradient is what rounding leaves
     ours, exact = (lambda a, w, b, call=call: call(a, shape, w, b) for call in (functional.layer_norm, reference.layer_norm))
     return ours, exact, (x, tensor(shape), tensor(shape))
 
@@ -86,6 +88,7 @@ def test_add_rms_norm(draw, tensor):
 def test_add_layer_norm(draw, tensor):
     x = tensor()
     shape = tuple(x.shape[-draw(st.integers(1, x.dim())) :])
+    assume(math.prod(shape) > 2)  # two numbers become -1 and 1, and their gradient is what rounding leaves
     calls = functional.add_layer_norm, reference.add_layer_norm
     ours, exact = (lambda a, r, w, b, call=call: call(a, r, shape, w, b) for call in calls)
     return ours, exact, (x, tensor(tuple(x.shape)), tensor(shape), tensor(shape))

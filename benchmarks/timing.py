@@ -18,6 +18,8 @@ from .records import Timing
 # A sample is as many calls as fill this, so that reading the clock costs nothing beside them.
 SAMPLE_SECONDS = 500e-6
 MAX_ROUNDS = 300
+# The first calls after others may wait for the machine to find memory: several times what they take from then on.
+WARM_UP = 4
 # Slow cases and busy machines: past this many budgets, the least number of rounds must do.
 MIN_ROUNDS = 3
 LATEST = 4.0
@@ -97,11 +99,11 @@ def kernel_times(
 def _in_turn(
     variants: Sequence[Variant], sample: Callable[[Variant, int], float], budget: float, min_rounds: int
 ) -> dict[str, Timing]:
-    """Every variant must have run before: the first samples only find out how many calls fill one."""
+    """The first samples are not kept: they warm up, and find out how many calls fill one."""
     with without_gc():
         rough = {}
         for variant in variants:
-            seconds = sample(variant, 1)
+            seconds = min(sample(variant, 1) for _ in range(WARM_UP))
             rough[variant.name] = max(sample(variant, 10) if seconds < SAMPLE_SECONDS else seconds, 1e-9)
         calls = {name: max(1, math.ceil(SAMPLE_SECONDS / seconds)) for name, seconds in rough.items()}
         round_seconds = sum(rough[name] * calls[name] for name in rough)

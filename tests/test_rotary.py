@@ -146,6 +146,17 @@ def test_rotary_strides(backend, device, interleaved, layout):
 
 @every_backend
 @every_pairing
+def test_rotary_tokens_that_are_badly_aligned(backend, device, interleaved):
+    """Where the first one and the heads of each are well aligned."""
+    memory = normal(4, 3 * 32 + 1, dtype=torch.bfloat16, device=device)
+    q = memory[:, :-1].view(1, 4, 3, 32)
+    assert q.stride(1) % 2 and not q.is_contiguous()
+    for half in (8, 16):
+        harness.matches_float64(*turned_by(*tables(4, half, device), interleaved=interleaved), (q, q[:, :, :1]), backend)
+
+
+@every_backend
+@every_pairing
 def test_rotary_tables_that_are_badly_aligned(backend, device, interleaved):
     q, k = heads(1, 4, 2, 1, 32, dtype=torch.bfloat16, device=device)
     for columns in (17, 18, 20):

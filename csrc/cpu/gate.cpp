@@ -15,19 +15,9 @@ struct Shape {
   }
 };
 
-template <Activation value>
-struct Constant {
-  static constexpr Activation activation = value;
-};
-
 template <class Body>
-void with_activation(int64_t activation, Body&& body) {
-  switch (static_cast<Activation>(activation)) {
-    case Activation::relu: return body(Constant<Activation::relu>());
-    case Activation::gelu: return body(Constant<Activation::gelu>());
-    case Activation::gelu_tanh: return body(Constant<Activation::gelu_tanh>());
-    default: return body(Constant<Activation::silu>());
-  }
+void with_gate(int64_t activation, const Body& body) {
+  with_activation<Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu>(activation, body);
 }
 
 template <class scalar_t, Activation activation>
@@ -51,7 +41,7 @@ template <class scalar_t, Activation activation, bool usual>
 void backward(Output dgate, Output dup, Input grad, Input gate, Input up) {
   using acc_t = accumulation_t<scalar_t>;
   const Shape shape(gate, dgate, dup, grad, up);
-  const bool past_caches = (!dgate || can_stream<scalar_t>(dgate)) && (!dup || can_stream<scalar_t>(dup));
+  const bool past_caches = !(dgate && dup) && can_stream<scalar_t>(dgate ? dgate : dup);
   for_tiles(shape.rows, shape.dim, [&](int64_t row, int64_t begin, int64_t end) {
     const scalar_t *g = row_of<scalar_t>(grad, row) + begin, *a = row_of<scalar_t>(gate, row) + begin;
     const scalar_t* b = row_of<scalar_t>(up ? up : gate, row) + begin;
@@ -76,15 +66,15 @@ void backward(Output dgate, Output dup, Input grad, Input gate, Input up) {
 
 void gate_forward(Output y, Input gate, Input up, int64_t activation) {
   dispatch(gate.dtype, [&](auto type) {
-    with_activation(activation, [&](auto kind) { forward<decltype(type), decltype(kind)::activation>(y, gate, up); });
+    with_gate(activation, [&](auto kind) { forward<decltype(type), decltype(kind)::value>(y, gate, up); });
   });
 }
 
 void gate_backward(Output dgate, Output dup, Input grad, Input gate, Input up, int64_t activation) {
   dispatch(gate.dtype, [&](auto type) {
-    with_activation(activation, [&](auto kind) {
+    with_gate(activation, [&](auto kind) {
       using scalar_t = decltype(type);
-      constexpr Activation function = decltype(kind)::activation;
+      constexpr Activation function = decltype(kind)::value;
       (up && dgate && dup ? backward<scalar_t, function, true> : backward<scalar_t, function, false>)(dgate, dup, grad, gate, up);
     });
   });

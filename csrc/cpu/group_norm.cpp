@@ -4,6 +4,8 @@
 // statistics, and again, from the cache if it fits, when it is normalised. Backward sums each channel, then takes the means of
 // the group from these sums; behind an activation the gradients before it are kept between the two, which costs less than to find
 // them again. Channels that are last in memory: group_norm_last.h.
+#include <memory>
+
 #include "group_norm_last.h"
 
 namespace pylayers::cpu::PYLAYERS_ISA {
@@ -171,20 +173,13 @@ struct Backward {
   }
 };
 
-// body(std::integral_constant<Activation, …>())
-template <class Body>
-void with_activation(int64_t activation, Body&& body) {
-  if (activation) return body(std::integral_constant<Activation, Activation::silu>());
-  body(std::integral_constant<Activation, Activation::none>());
-}
-
 }  // namespace
 
 void group_norm_forward(Output y, Output mean, Output rstd, Output partial, Input x, Input weight, Input bias, int64_t groups,
                         int64_t last, double eps, int64_t activation) {
   const GroupForward args{y, mean, rstd, partial, x, weight, bias, groups, eps};
   dispatch(x.dtype, [&](auto type) {
-    with_activation(activation, [&](auto kind) {
+    with_activation<Activation::none, Activation::silu>(activation, [&](auto kind) {
       using scalar_t = decltype(type);
       constexpr Activation function = decltype(kind)::value;
       if (partial) return LastForward<scalar_t, function>(args).run();
@@ -198,7 +193,7 @@ void group_norm_backward(Output dx, Output dweight, Output dbias, Output partial
   const GroupBackward args{dx, dweight, dbias, partial, means, grad, x, weight, bias, mean, rstd, groups};
   dispatch(x.dtype, [&](auto type) {
     using scalar_t = decltype(type);
-    with_activation(activation, [&](auto kind) {
+    with_activation<Activation::none, Activation::silu>(activation, [&](auto kind) {
       constexpr Activation function = decltype(kind)::value;
       if (last) return LastBackward<scalar_t, function>(args).run();
       Backward<scalar_t, function>{args, {x, groups, false}}.run();

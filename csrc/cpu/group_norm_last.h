@@ -25,14 +25,13 @@ inline Two<Floats> load(const bfloat16* from, Pair) {
 }
 inline Two<Floats> load(const float* from, Pair) { return {load(from), load(from + kFloats)}; }
 
-template <class Streamed>
-inline void put(bfloat16* to, Two<Floats> v, Pair, Streamed) {
+inline void store(bfloat16* to, Two<Floats> v, Pair) {
   const auto rounded = [](Floats v) {  // as Packed<bfloat16>::pack
     const Words bits = bit_cast<Words>(v);
     return v == v ? bits + (((bits >> 16) & 1) + 0x7fff) : bits | 0x400000;
   };
   const Words both = rounded(v.even) >> 16 | (rounded(v.odd) & 0xffff0000);
-  put(reinterpret_cast<float*>(to), bit_cast<Floats>(both), Whole(), Streamed());
+  std::memcpy(to, &both, sizeof(both));
 }
 
 namespace {
@@ -197,26 +196,23 @@ struct LastForward {
   }
 
   void write() const {
-    const bool past_caches = can_stream<scalar_t>(as_rows(args.y, sizes.channels));
     for_position_blocks(sizes, [&](int64_t first, int64_t last, const auto& block) {
       Channels<acc_t, 4> own(sizes.channels);
       const acc_t *mean = own.of(0), *scale = own.of(1), *bias = own.of(3);
-      if_streamed(past_caches, [&](auto streamed) {
-        for (int64_t i = first; i < last; ++i) block(i, [&](int64_t n, int64_t begin, int64_t end) {
-          if (own.turn_to(n)) set(own, n);
-          for_row_blocks(begin, end, [&](int64_t position, auto rows) {
-            const scalar_t* const from = row(n, position);
-            scalar_t* const to = data<scalar_t>(args.y) + (n * sizes.positions + position) * sizes.channels;
-            for_columns<scalar_t>(sizes.channels, [&](int64_t col, auto count) {
-              const auto m = load(mean + col, count), s = load(scale + col, count), b = load(bias + col, count);
-              ask_ahead<rows>(from, col, count);
+      for (int64_t i = first; i < last; ++i) block(i, [&](int64_t n, int64_t begin, int64_t end) {
+        if (own.turn_to(n)) set(own, n);
+        for_row_blocks(begin, end, [&](int64_t position, auto rows) {
+          const scalar_t* const from = row(n, position);
+          scalar_t* const to = data<scalar_t>(args.y) + (n * sizes.positions + position) * sizes.channels;
+          for_columns<scalar_t>(sizes.channels, [&](int64_t col, auto count) {
+            const auto m = load(mean + col, count), s = load(scale + col, count), b = load(bias + col, count);
+            ask_ahead<rows>(from, col, count);
 #pragma GCC unroll 4
-              for (int r = 0; r < rows; ++r) {
-                const auto x = load(from + r * sizes.channels + col, count);
-                const auto y = each([](auto x, auto m, auto s, auto b) { return activate<activation>((x - m) * s + b); }, x, m, s, b);
-                put(to + r * sizes.channels + col, y, count, streamed);
-              }
-            });
+            for (int r = 0; r < rows; ++r) {
+              const auto x = load(from + r * sizes.channels + col, count);
+              const auto y = each([](auto x, auto m, auto s, auto b) { return activate<activation>((x - m) * s + b); }, x, m, s, b);
+              store(to + r * sizes.channels + col, y, count);
+            }
           });
         });
       });
@@ -306,32 +302,29 @@ struct LastBackward {
   }
 
   void write() const {
-    const bool past_caches = can_stream<scalar_t>(as_rows(args.dx, sizes.channels));
     for_position_blocks(sizes, [&](int64_t first, int64_t last, const auto& block) {
       Channels<acc_t, 6> own(sizes.channels);
-      if_streamed(past_caches, [&](auto streamed) {
-        for (int64_t i = first; i < last; ++i) block(i, [&](int64_t n, int64_t begin, int64_t end) {
-          set(own, n);
-          for_row_blocks(begin, end, [&](int64_t position, auto rows) {
-            const scalar_t *const from = row(args.x, n, position), *const grad = row(args.grad, n, position);
-            scalar_t* const to = data<scalar_t>(args.dx) + (n * sizes.positions + position) * sizes.channels;
-            for_columns<scalar_t>(sizes.channels, [&](int64_t col, auto count) {
-              const auto mean = load(own.of(0) + col, count), rstd = load(own.of(1) + col, count);
-              const auto w = load(own.of(2) + col, count), bias = load(own.of(3) + col, count);
-              const auto slope = load(own.of(4) + col, count), shift = load(own.of(5) + col, count);
-              ask_ahead<rows>(from, col, count);
-              ask_ahead<rows>(grad, col, count);
+      for (int64_t i = first; i < last; ++i) block(i, [&](int64_t n, int64_t begin, int64_t end) {
+        set(own, n);
+        for_row_blocks(begin, end, [&](int64_t position, auto rows) {
+          const scalar_t *const from = row(args.x, n, position), *const grad = row(args.grad, n, position);
+          scalar_t* const to = data<scalar_t>(args.dx) + (n * sizes.positions + position) * sizes.channels;
+          for_columns<scalar_t>(sizes.channels, [&](int64_t col, auto count) {
+            const auto mean = load(own.of(0) + col, count), rstd = load(own.of(1) + col, count);
+            const auto w = load(own.of(2) + col, count), bias = load(own.of(3) + col, count);
+            const auto slope = load(own.of(4) + col, count), shift = load(own.of(5) + col, count);
+            ask_ahead<rows>(from, col, count);
+            ask_ahead<rows>(grad, col, count);
 #pragma GCC unroll 4
-              for (int r = 0; r < rows; ++r) {
-                const int64_t at = r * sizes.channels + col;
-                const auto d = [](auto grad, auto x, auto mean, auto rstd, auto w, auto bias, auto slope, auto shift) {
-                  const auto away = x - mean;
-                  const auto dz = gradient_before<activation>(grad, away, rstd * w, bias);
-                  return (rounded(dz * w) - shift - away * slope) * rstd;
-                };
-                put(to + at, each(d, load(grad + at, count), load(from + at, count), mean, rstd, w, bias, slope, shift), count, streamed);
-              }
-            });
+            for (int r = 0; r < rows; ++r) {
+              const int64_t at = r * sizes.channels + col;
+              const auto d = [](auto grad, auto x, auto mean, auto rstd, auto w, auto bias, auto slope, auto shift) {
+                const auto away = x - mean;
+                const auto dz = gradient_before<activation>(grad, away, rstd * w, bias);
+                return (rounded(dz * w) - shift - away * slope) * rstd;
+              };
+              store(to + at, each(d, load(grad + at, count), load(from + at, count), mean, rstd, w, bias, slope, shift), count);
+            }
           });
         });
       });

@@ -8,22 +8,10 @@
 namespace pylayers::cpu::PYLAYERS_ISA {
 namespace {
 
-template <Activation value>
-struct Constant {
-  static constexpr Activation activation = value;
-};
-
 template <class Body>
-void with_activation(int64_t activation, Body&& body) {
-  switch (static_cast<Activation>(activation)) {
-    case Activation::none: return body(Constant<Activation::none>());
-    case Activation::relu: return body(Constant<Activation::relu>());
-    case Activation::gelu: return body(Constant<Activation::gelu>());
-    case Activation::gelu_tanh: return body(Constant<Activation::gelu_tanh>());
-    case Activation::silu: return body(Constant<Activation::silu>());
-    case Activation::tanh: return body(Constant<Activation::tanh>());
-    case Activation::sigmoid: return body(Constant<Activation::sigmoid>());
-  }
+void with_any(int64_t activation, const Body& body) {
+  with_activation<Activation::none, Activation::relu, Activation::gelu, Activation::gelu_tanh, Activation::silu, Activation::tanh,
+                  Activation::sigmoid>(activation, body);
 }
 
 template <class scalar_t, Activation activation>
@@ -72,15 +60,15 @@ void backward(Output dproduct, Output dbias, Output partial, Input grad, Input s
 
 void linear_epilogue_forward(Output y, Input product, Input bias, double scale, int64_t activation) {
   dispatch(y.dtype, [&](auto type) {
-    with_activation(activation, [&](auto kind) { forward<decltype(type), decltype(kind)::activation>(y, product, bias, scale); });
+    with_any(activation, [&](auto kind) { forward<decltype(type), decltype(kind)::value>(y, product, bias, scale); });
   });
 }
 
 void linear_epilogue_backward(Output dproduct, Output dbias, Output partial, Input grad, Input saved, Input bias,
                               double scale, int64_t activation) {
   dispatch(dproduct.dtype, [&](auto type) {
-    with_activation(activation, [&](auto kind) {
-      backward<decltype(type), decltype(kind)::activation>(dproduct, dbias, partial, grad, saved, bias, scale);
+    with_any(activation, [&](auto kind) {
+      backward<decltype(type), decltype(kind)::value>(dproduct, dbias, partial, grad, saved, bias, scale);
     });
   });
 }

@@ -106,6 +106,14 @@ inline V gelu_tanh_argument(V x) {  // ½ (1 + tanh(√(2/π) (x + 0.044715 x³)
   return x * (static_cast<element_t<V>>(1.5957691216057308) + static_cast<element_t<V>>(0.0713548162726009) * x * x);
 }
 
+// body(std::integral_constant<Activation, …>()) for the one of these that is asked for; for the last one else.
+template <Activation first, Activation... rest, class Body>
+inline void with_activation(int64_t activation, const Body& body) {
+  if constexpr (sizeof...(rest) > 0)
+    if (activation != static_cast<int64_t>(first)) return with_activation<rest...>(activation, body);
+  body(std::integral_constant<Activation, first>());
+}
+
 template <Activation activation, class V>
 inline V activate(V x) {
   if constexpr (activation == Activation::relu) return x < 0 ? V{} : x;

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cmath>
-#include <memory>
 
 #include "rows.h"
 
@@ -52,31 +51,43 @@ struct Statistics {
   acc_t mean, rstd;
 };
 
+// What the first pass over a row adds up: its numbers where the mean is subtracted, or their squares.
+template <class Norm, class V>
+inline V first_term(V v) {
+  if constexpr (Norm::centred) return v;
+  return v * v;
+}
+
 template <class Norm>
-inline Statistics<typename Norm::acc_t> statistics(const typename Norm::row_t* from, int64_t dim, double eps) {
+inline Statistics<typename Norm::acc_t> statistics(const typename Norm::row_t* from, int64_t dim, double eps,
+                                                   typename Norm::acc_t first_sum) {
   using acc_t = typename Norm::acc_t;
-  acc_t mean = 0;
-  if constexpr (Norm::centred)
-    mean = row_sum<acc_t>(dim, [&](int64_t col, auto count) { return load(from + col, count); }) / acc_t(dim);
-  const acc_t squares = row_sum<acc_t>(dim, [&](int64_t col, auto count) {
-    const auto v = first_lanes(load(from + col, count) - mean, count);
-    return v * v;
-  });
+  acc_t mean = 0, squares = first_sum;
+  if constexpr (Norm::centred) {
+    mean = first_sum / acc_t(dim);
+    squares = row_sum<acc_t>(dim, [&](int64_t col, auto count) {
+      const auto v = first_lanes(load(from + col, count) - mean, count);
+      return v * v;
+    });
+  }
   return {mean, 1 / std::sqrt(squares / acc_t(dim) + acc_t(eps))};
 }
 
-// The sum of the row of x and that of residual, which has the dtype of x or acc, to `to`.
+// The sum of the row of x and that of residual, which has the dtype of x or acc, to `to`, and its Σ first_term.
 template <class Norm>
-inline void add_row(typename Norm::row_t* to, const NormForward& args, int64_t row) {
+inline typename Norm::acc_t add_row(typename Norm::row_t* to, const NormForward& args, int64_t row) {
   using scalar_t = typename Norm::scalar_t;
   using acc_t = typename Norm::acc_t;
   const auto add = [&](const scalar_t* a, const auto* b) {
-    for_vectors<kLanes<acc_t>>(args.x.dim(),
-                               [&](int64_t col, auto count) { store(to + col, load(a + col, count) + load(b + col, count), count); });
+    return row_sum<acc_t>(args.x.dim(), [&](int64_t col, auto count) {
+      return first_term<Norm>(store_and_load(to + col, load(a + col, count) + load(b + col, count), count));
+    });
   };
   const auto* a = row_of<scalar_t>(args.x, row);
-  if (args.residual.dtype == args.x.dtype) return add(a, row_of<scalar_t>(args.residual, row));
-  if constexpr (!std::is_same_v<scalar_t, acc_t>) add(a, row_of<acc_t>(args.residual, row));
+  if constexpr (!std::is_same_v<scalar_t, acc_t>) {
+    if (args.residual.dtype != args.x.dtype) return add(a, row_of<acc_t>(args.residual, row));
+  }
+  return add(a, row_of<scalar_t>(args.residual, row));
 }
 
 // Rows are finished four at a time: what belongs to a column is then read once for all of them.
@@ -90,65 +101,50 @@ inline void for_row_blocks(int64_t begin, int64_t end, const Body& body) {
   for (; row < end; ++row) body(row, std::integral_constant<int, 1>());
 }
 
-// What is normalised of some rows, and what is yet to be written of them. `buffer` takes their sums where stores go past the caches.
+// What is normalised of some rows, and what is yet to be written of them.
 template <class Norm, int rows>
 struct ForwardRows {
   using scalar_t = typename Norm::scalar_t;
   using row_t = typename Norm::row_t;
   using acc_t = typename Norm::acc_t;
   const row_t* from[rows];
-  row_t* total[rows];
   scalar_t* to[rows];
   Statistics<acc_t> of[rows];
 
-  ForwardRows(const NormForward& args, int64_t first, row_t* buffer) {
+  ForwardRows(const NormForward& args, int64_t first) {
     const int64_t dim = args.x.dim();
     for (int i = 0; i < rows; ++i) {
       const int64_t row = first + i;
       to[i] = row_of<scalar_t>(args.y, row);
+      acc_t first_sum;
       if constexpr (Norm::adds) {
-        total[i] = row_of<row_t>(args.total, row);
-        row_t* sum = buffer ? buffer + i * dim : total[i];
-        add_row<Norm>(sum, args, row);
-        from[i] = sum;
+        first_sum = add_row<Norm>(row_of<row_t>(args.total, row), args, row);
+        from[i] = row_of<row_t>(args.total, row);
       } else {
-        from[i] = row_of<row_t>(args.x, row);
+        const row_t* own = from[i] = row_of<row_t>(args.x, row);
+        first_sum = row_sum<acc_t>(dim, [&](int64_t col, auto count) { return first_term<Norm>(load(own + col, count)); });
       }
-      of[i] = statistics<Norm>(from[i], dim, args.eps);
+      of[i] = statistics<Norm>(from[i], dim, args.eps, first_sum);
       if (args.mean) static_cast<acc_t*>(args.mean.data)[row] = of[i].mean;
       if (args.rstd) static_cast<acc_t*>(args.rstd.data)[row] = of[i].rstd;
     }
   }
 
-  template <class Streamed>
-  void write(const NormForward& args, Streamed streamed) const {
+  void write(const NormForward& args) const {
     const Scale<scalar_t> scale(args.weight, args.offset);
     const auto* bias = static_cast<const scalar_t*>(args.bias.data);
     for_vectors<kLanes<acc_t>>(args.x.dim(), [&](int64_t col, auto count) {
       const auto w = scale(col, count), b = bias ? load(bias + col, count) : Vector<acc_t>{};
 #pragma GCC unroll 4
-      for (int i = 0; i < rows; ++i) {
-        const auto v = load(from[i] + col, count);
-        put(to[i] + col, (v - of[i].mean) * of[i].rstd * w + b, count, streamed);
-        if (Norm::adds && streamed) put(total[i] + col, v, count, streamed);
-      }
+      for (int i = 0; i < rows; ++i) store(to[i] + col, (load(from[i] + col, count) - of[i].mean) * of[i].rstd * w + b, count);
     });
   }
 };
 
 template <class Norm>
 void norm_forward(const NormForward& args) {
-  using scalar_t = typename Norm::scalar_t;
-  using row_t = typename Norm::row_t;
-  const int64_t dim = args.x.dim();
-  const bool past_caches = can_stream<scalar_t>(args.y, args.total) && (!Norm::adds || can_stream<row_t>(args.total, args.y));
-  parallel_for(args.x.rows(), kGrain / dim + 1, [&](int64_t begin, int64_t end) {
-    if_streamed(past_caches, [&](auto streamed) {
-      const std::unique_ptr<row_t[]> buffer(Norm::adds && streamed ? new row_t[kRowsAtOnce * dim] : nullptr);
-      for_row_blocks(begin, end, [&](int64_t row, auto rows) {
-        ForwardRows<Norm, decltype(rows)::value>(args, row, buffer.get()).write(args, streamed);
-      });
-    });
+  parallel_for(args.x.rows(), kGrain / args.x.dim() + 1, [&](int64_t begin, int64_t end) {
+    for_row_blocks(begin, end, [&](int64_t row, auto rows) { ForwardRows<Norm, decltype(rows)::value>(args, row).write(args); });
   });
 }
 
@@ -197,8 +193,7 @@ struct BackwardRows {
   }
 
   // The gradients of these rows, and what they add to the sums, where these are wanted.
-  template <class Streamed>
-  void write(acc_t* dweight, acc_t* dbias, Streamed streamed) const {
+  void write(acc_t* dweight, acc_t* dbias) const {
     for_vectors<kLanes<acc_t>>(dim, [&](int64_t col, auto count) {
       const auto w = scale(col, count);
       Vector<acc_t> by_weight = {}, by_bias = {};  // of these rows: a sum of sums rounds less
@@ -209,8 +204,8 @@ struct BackwardRows {
         if constexpr (Norm::centred) by_bias += g;
         auto d = (rounded(g * w) - shift[i] - away * slope[i]) * rstd[i];
         if (Norm::adds && dtotal[i]) d += load(dtotal[i] + col, count);
-        if (dx[i]) put(dx[i] + col, d, count, streamed);
-        if (Norm::adds && dresidual[i]) put(dresidual[i] + col, d, count, streamed);
+        if (dx[i]) store(dx[i] + col, d, count);
+        if (Norm::adds && dresidual[i]) store(dresidual[i] + col, d, count);
       }
       if (dweight) store(dweight + col, load(dweight + col, count) + by_weight, count);
       if (Norm::centred && dbias) store(dbias + col, load(dbias + col, count) + by_bias, count);
@@ -228,15 +223,11 @@ void norm_backward(const NormBackward& args) {
   for (const Output& sum : {args.dweight, args.dbias})
     if (sum) sums[count++] = sum;
   const int64_t second = count == 2 ? args.partial.rows() / 2 * dim : 0;  // from the parts of dweight to those of dbias
-  const bool past_caches = (!args.dx || can_stream<scalar_t>(args.dx, args.dresidual)) &&
-                           (!args.dresidual || can_stream<acc_t>(args.dresidual, args.dx));
   const auto range = [&](acc_t* sum, int64_t begin, int64_t end) {
-    if_streamed(past_caches, [&](auto streamed) {
-      for_row_blocks(begin, end, [&](int64_t row, auto at_once) {
-        BackwardRows<Norm, decltype(at_once)::value> own(args, row);
-        if (args.dx || args.dresidual) own.find_means();
-        own.write(args.dweight ? sum : nullptr, args.dbias ? sum + second : nullptr, streamed);
-      });
+    for_row_blocks(begin, end, [&](int64_t row, auto at_once) {
+      BackwardRows<Norm, decltype(at_once)::value> own(args, row);
+      if (args.dx || args.dresidual) own.find_means();
+      own.write(args.dweight ? sum : nullptr, args.dbias ? sum + second : nullptr);
     });
   };
   if (count) return sums_over_rows<scalar_t>(sums, count, args.partial, rows, range);

@@ -22,14 +22,24 @@ inline int64_t bytes_of(const Output& y) {
   return y ? y.rows() * y.dim() * pylayers::bytes_of(y.dtype) : 0;
 }
 
-// True where whole vectors of y are aligned and its readers will not find it in the caches anyway. `other` is an output that is
-// written along with it.
+// True where whole vectors of y are aligned and its readers will not find it in the caches anyway. Only for an output that is written
+// from its beginning to its end: stores past the caches that alternate between places cost a multiple of others.
 template <class scalar_t>
-inline bool can_stream(const Output& y, const Output& other = {}) {
+inline bool can_stream(const Output& y) {
   constexpr int64_t size = sizeof(typename Packed<scalar_t>::type);
   const auto element = static_cast<int64_t>(sizeof(scalar_t));
   return y && reinterpret_cast<uintptr_t>(y.data) % size == 0 && (y.rows() == 1 || y.stride[0] * element % size == 0) &&
-         larger_than_caches(bytes_of(y) + bytes_of(other));
+         larger_than_caches(bytes_of(y));
+}
+
+// Contiguous y [a, b, c] as rows of `dim` numbers, for can_stream.
+inline Output as_rows(Output y, int64_t dim) {
+  const int64_t count = y ? y.size[0] * y.size[1] * y.size[2] : 0;
+  y.dims = 2;
+  y.size[0] = count / dim;
+  y.size[1] = y.stride[0] = dim;
+  y.stride[1] = 1;
+  return y;
 }
 
 inline void stream_fence() {

@@ -1,7 +1,8 @@
 // y = eˣ / Σ eˣ or x − ln Σ eˣ along the middle of [outer, dim, inner], and the backward, from y.
 //
 // Rows are walked one after the other, as they lie in memory, twice: for what belongs to each column, which stays in the first-level
-// cache, and for the output. Where there are few columns, threads take parts of the rows, and join what they found.
+// cache, and for the output. Where there are few columns, threads take parts of the rows, and join what they found. Where the rows
+// of some columns fit into the second-level cache, so do their eˣ, which are then found once.
 #include <memory>
 
 #include "norm.h"
@@ -10,26 +11,31 @@
 namespace pylayers::cpu::PYLAYERS_ISA {
 namespace {
 
-constexpr int64_t kMost = 512;  // neighbouring columns that are worked on together
+constexpr int64_t kMost = 512;    // neighbouring columns that are worked on together
+constexpr int64_t kKept = 32768;  // numbers of them that are kept
 
 struct Tile {
   int64_t outer, column, width, begin, end;  // rows [begin, end) of the columns from `column` on
 };
 
-// One or two numbers for each column of a tile.
+// One or two numbers for each column of a tile, and room for all of its numbers, or none.
 template <class acc_t>
 struct Found {
-  acc_t *first, *second;
+  acc_t *first, *second, *kept = nullptr;
 };
 
 // [outer, dim, inner] in tiles, and these in parts, as the sizes alone tell.
 template <class acc_t>
 class Columns {
  public:
-  explicit Columns(const Input& x)
-      : outer_(x.size[0]), dim_(x.size[1]), inner_(x.size[2]), width_(std::min(kMost, inner_)), tiles_((inner_ + width_ - 1) / width_) {
-    constexpr int64_t tasks = 64, least_rows = 64;
-    parts_ = std::clamp<int64_t>(std::min(tasks / (outer_ * tiles_), dim_ / least_rows), 1, tasks);
+  Columns(const Input& x, bool may_keep) : outer_(x.size[0]), dim_(x.size[1]), inner_(x.size[2]) {
+    constexpr int64_t tasks = 64, few_tasks = 16, least_rows = 64, least_columns = 64;
+    const int64_t all = outer_ * inner_, fitting = std::min(kKept / dim_, kMost);
+    keeps_ = may_keep && fitting >= least_columns && all >= few_tasks / 2 * least_columns;
+    const int64_t kept = std::min(fitting, std::max(all / few_tasks, least_columns)) / least_columns * least_columns;
+    width_ = std::min(keeps_ ? kept : kMost, inner_);
+    tiles_ = (inner_ + width_ - 1) / width_;
+    parts_ = keeps_ ? 1 : std::clamp<int64_t>(std::min(tasks / (outer_ * tiles_), dim_ / least_rows), 1, tasks);
     if (parts_ > 1) memory_ = std::make_unique<acc_t[]>(2 * outer_ * parts_ * inner_);
   }
 
@@ -38,8 +44,8 @@ class Columns {
   void run(const Find& find, const Join& join, const Write& write) const {
     if (parts_ > 1) each([&](const Tile& tile, int64_t part) { find(tile, found(tile, part)); });
     each([&](const Tile& tile, int64_t) {
-      acc_t first[kMost], second[kMost];
-      const Found<acc_t> all{first, second};
+      acc_t first[kMost], second[kMost], kept[kKept];
+      const Found<acc_t> all{first, second, keeps_ ? kept : nullptr};
       if (parts_ == 1) {
         find(tile, all);
       } else {
@@ -56,7 +62,8 @@ class Columns {
     });
   }
 
-  // body(column of the tile, count, blocks) along the rows, in blocks of a few: blocks(one) calls one(offset in memory) for each.
+  // body(column of the tile, count, blocks) along the rows, in blocks of a few: blocks(one) calls one(offset in memory, number in the
+  // tile) for each.
   template <class Body>
   void rows(const Tile& tile, int64_t begin, int64_t end, const Body& body) const {
     for_row_blocks(begin, end, [&](int64_t row, auto rows) {
@@ -64,15 +71,10 @@ class Columns {
       for_vectors<kLanes<acc_t>>(tile.width, [&](int64_t col, auto count) {
         body(col, count, [&](const auto& one) {
 #pragma GCC unroll 4
-          for (int r = 0; r < rows; ++r) one(start + r * inner_ + col);
+          for (int r = 0; r < rows; ++r) one(start + r * inner_ + col, (row - tile.begin + r) * tile.width + col);
         });
       });
     });
-  }
-
-  template <class scalar_t>
-  bool streams(const Output& y) const {
-    return can_stream<scalar_t>(y) && inner_ * sizeof(scalar_t) % 64 == 0;
   }
 
  private:
@@ -92,6 +94,7 @@ class Columns {
   }
 
   int64_t outer_, dim_, inner_, width_, tiles_, parts_;
+  bool keeps_;
   std::unique_ptr<acc_t[]> memory_;
 };
 
@@ -107,7 +110,8 @@ struct Forward {
   const scalar_t* from;
 
   void find(const Tile& tile, const Found<acc_t>& own) const {
-    constexpr int64_t run = 32;  // rows that stay in a cache: their maximum comes first, so that sums are seldom scaled
+    // Rows that stay in a cache: their maximum comes first, so that sums are seldom scaled.
+    const int64_t run = own.kept ? tile.end - tile.begin : 32;
     std::fill_n(own.first, tile.width, -kInfinity<acc_t>);
     std::fill_n(own.second, tile.width, acc_t(0));
     for (int64_t begin = tile.begin; begin < tile.end; begin += run) {
@@ -116,7 +120,7 @@ struct Forward {
       std::copy_n(own.first, tile.width, before);
       columns.rows(tile, begin, end, [&](int64_t col, auto count, const auto& rows) {
         auto top = load(own.first + col, count);
-        rows([&](int64_t at) { top = larger(top, load(from + at, count)); });
+        rows([&](int64_t at, int64_t) { top = larger(top, load(from + at, count)); });
         store(own.first + col, top, count);
       });
       for_vectors<kLanes<acc_t>>(tile.width, [&](int64_t col, auto count) {
@@ -126,7 +130,11 @@ struct Forward {
       columns.rows(tile, begin, end, [&](int64_t col, auto count, const auto& rows) {
         const auto shift = shift_of(load(own.first + col, count));
         auto total = load(own.second + col, count);
-        rows([&](int64_t at) { total += exp_or_zero(load(from + at, count) - shift); });
+        rows([&](int64_t at, int64_t number) {
+          const auto power = exp_or_zero(load(from + at, count) - shift);
+          if (own.kept) store(own.kept + number, power, count);
+          total += power;
+        });
         store(own.second + col, total, count);
       });
     }
@@ -140,8 +148,7 @@ struct Forward {
     store(own.second, total, count);
   }
 
-  template <class Streamed>
-  void write(scalar_t* to, const Tile& tile, const Found<acc_t>& own, bool log, Streamed streamed) const {
+  void write(scalar_t* to, const Tile& tile, const Found<acc_t>& own, bool log) const {
     for_vectors<kLanes<acc_t>>(tile.width, [&](int64_t col, auto count) {
       auto total = load(own.second + col, count);
       if (log) {
@@ -154,9 +161,10 @@ struct Forward {
     });
     columns.rows(tile, tile.begin, tile.end, [&](int64_t col, auto count, const auto& rows) {
       const auto shift = load(own.first + col, count), rest = load(own.second + col, count);
-      rows([&](int64_t at) {
+      rows([&](int64_t at, int64_t number) {
+        if (own.kept) return store(to + at, load(own.kept + number, count) * rest, count);
         const auto score = load(from + at, count) - shift;
-        put(to + at, log ? score - rest : exp_or_zero(score) * rest, count, streamed);
+        store(to + at, log ? score - rest : exp_or_zero(score) * rest, count);
       });
     });
   }
@@ -178,28 +186,24 @@ template <class scalar_t>
 void columns_forward(Output y, Input x, bool log) {
   using acc_t = accumulation_t<scalar_t>;
   if (x.size[1] == 1) return of_single_numbers<scalar_t>(y, x, log);
-  const Columns<acc_t> columns(x);
+  const Columns<acc_t> columns(x, !log);
   const Forward<scalar_t, acc_t> step{columns, static_cast<const scalar_t*>(x.data)};
-  const bool past_caches = columns.template streams<scalar_t>(y);
   columns.run([&](const Tile& tile, const auto& own) { step.find(tile, own); },
               [&](const auto& own, const auto& more, auto count) { step.join(own, more, count); },
-              [&](const Tile& tile, const auto& own) {
-                if_streamed(past_caches, [&](auto streamed) { step.write(static_cast<scalar_t*>(y.data), tile, own, log, streamed); });
-              });
+              [&](const Tile& tile, const auto& own) { step.write(static_cast<scalar_t*>(y.data), tile, own, log); });
 }
 
 template <class scalar_t>
 void columns_backward(Output dx, Input grad, Input y, bool log) {
   using acc_t = accumulation_t<scalar_t>;
-  const Columns<acc_t> columns(y);
+  const Columns<acc_t> columns(y, false);
   const scalar_t *g = static_cast<const scalar_t*>(grad.data), *from = static_cast<const scalar_t*>(y.data);
   scalar_t* const to = static_cast<scalar_t*>(dx.data);
-  const bool past_caches = columns.template streams<scalar_t>(dx);
   const auto find_dots = [&](const Tile& tile, const Found<acc_t>& own) {
     std::fill_n(own.first, tile.width, acc_t(0));
     columns.rows(tile, tile.begin, tile.end, [&](int64_t col, auto count, const auto& rows) {
       auto dot = load(own.first + col, count);
-      rows([&](int64_t at) { dot += log ? load(g + at, count) : load(g + at, count) * load(from + at, count); });
+      rows([&](int64_t at, int64_t) { dot += log ? load(g + at, count) : load(g + at, count) * load(from + at, count); });
       store(own.first + col, dot, count);
     });
   };
@@ -207,13 +211,11 @@ void columns_backward(Output dx, Input grad, Input y, bool log) {
     store(own.first, load(own.first, count) + load(more.first, count), count);
   };
   columns.run(find_dots, join, [&](const Tile& tile, const Found<acc_t>& own) {
-    if_streamed(past_caches, [&](auto streamed) {
-      columns.rows(tile, tile.begin, tile.end, [&](int64_t col, auto count, const auto& rows) {
-        const auto dot = load(own.first + col, count);
-        rows([&](int64_t at) {
-          const auto incoming = load(g + at, count), out = load(from + at, count);
-          put(to + at, log ? incoming - exp_or_zero(out) * dot : out * (incoming - dot), count, streamed);
-        });
+    columns.rows(tile, tile.begin, tile.end, [&](int64_t col, auto count, const auto& rows) {
+      const auto dot = load(own.first + col, count);
+      rows([&](int64_t at, int64_t) {
+        const auto incoming = load(g + at, count), out = load(from + at, count);
+        store(to + at, log ? incoming - exp_or_zero(out) * dot : out * (incoming - dot), count);
       });
     });
   });

@@ -206,6 +206,13 @@ inline auto load(const scalar_t* from, Whole) { return load(from); }
 template <class scalar_t, class V>
 inline void store(scalar_t* to, V v, Whole) { store(to, v); }
 
+// What a load finds after the store.
+template <class scalar_t, class V, class Count>
+inline V store_and_load(scalar_t* to, V v, Count count) {
+  store(to, v, count);
+  return Packed<scalar_t>::unpack(Packed<scalar_t>::pack(v));
+}
+
 // body(col, Whole) for every full vector of `lanes` columns in [0, dim), body(col, count) for what remains.
 template <int lanes, class Body>
 inline void for_vectors(int64_t dim, Body&& body) {

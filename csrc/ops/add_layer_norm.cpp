@@ -94,18 +94,16 @@ Op<decltype(backward)> backward_op;
 
 enum Place { kDims, kEps, kInputDtype, kResidualDtype, kTotalDtype };
 
-at::ScalarType dtype_at(const Extras& extras, Place place) { return static_cast<at::ScalarType>(extras[place].toInt()); }
-
 const DifferentiableToSeveral kDifferentiable = {
     "pylayers::AddLayerNormBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) -> Tensors {
       auto [y, total, mean, rstd] = forward_op(inputs[0], inputs[1], inputs[2], inputs[3], extras[kDims].toInt(),
-                                               extras[kEps].toDouble(), dtype_at(extras, kTotalDtype), true);
+                                               extras[kEps].toDouble(), extras[kTotalDtype].toScalarType(), true);
       saved = {total, inputs[2], mean, rstd};
       return {y, total};
     },
     [](const Tensors& grads, const Tensors& saved, const Extras& extras, const std::vector<bool>& mask) -> Tensors {
-      const auto input = dtype_at(extras, kInputDtype), residual = dtype_at(extras, kResidualDtype);
+      const auto input = extras[kInputDtype].toScalarType(), residual = extras[kResidualDtype].toScalarType();
       if (!grads[0].defined()) return {in_dtype(grads[1], input), in_dtype(grads[1], residual), {}, {}};
       const bool once = input == residual;  // the two gradients are one tensor
       auto [dx, dresidual, dweight, dbias] =
@@ -124,9 +122,8 @@ Pair run(const Tensor& input, const Tensor& residual, c10::SymIntArrayRef normal
   const auto tensors = {&input, &residual, &value(weight), &value(bias)};
   if (needs_formula(kOp, tensors)) return formula(input, residual, weight, bias, dims, eps, dtype);
   if (needs_gradient(tensors)) {
-    const auto number = [](at::ScalarType type) { return static_cast<int64_t>(type); };
     auto outputs = apply(kDifferentiable, {input, residual, value(weight), value(bias)},
-                         {dims, eps, number(input.scalar_type()), number(residual.scalar_type()), number(dtype)});
+                         {dims, eps, input.scalar_type(), residual.scalar_type(), dtype});
     return {outputs[0], outputs[1]};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;

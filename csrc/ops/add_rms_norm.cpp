@@ -88,18 +88,16 @@ Op<decltype(backward)> backward_op;
 
 enum Place { kDims, kEps, kOffset, kInputDtype, kResidualDtype, kTotalDtype };
 
-at::ScalarType dtype_at(const Extras& extras, Place place) { return static_cast<at::ScalarType>(extras[place].toInt()); }
-
 const DifferentiableToSeveral kDifferentiable = {
     "pylayers::AddRMSNormBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) -> Tensors {
       auto [y, total, rstd] = forward_op(inputs[0], inputs[1], inputs[2], extras[kDims].toInt(), extras[kEps].toDouble(),
-                                         extras[kOffset].toDouble(), dtype_at(extras, kTotalDtype), true);
+                                         extras[kOffset].toDouble(), extras[kTotalDtype].toScalarType(), true);
       saved = {total, inputs[2], rstd};
       return {y, total};
     },
     [](const Tensors& grads, const Tensors& saved, const Extras& extras, const std::vector<bool>& mask) -> Tensors {
-      const auto input = dtype_at(extras, kInputDtype), residual = dtype_at(extras, kResidualDtype);
+      const auto input = extras[kInputDtype].toScalarType(), residual = extras[kResidualDtype].toScalarType();
       if (!grads[0].defined()) return {in_dtype(grads[1], input), in_dtype(grads[1], residual), {}};
       const bool once = input == residual;  // the two gradients are one tensor
       auto [dx, dresidual, dweight] =
@@ -117,9 +115,8 @@ Pair run(const Tensor& input, const Tensor& residual, c10::SymIntArrayRef normal
   const double epsilon = value_or_epsilon(eps, input);
   if (needs_formula(kOp, {&input, &residual, &value(weight)})) return formula(input, residual, weight, dims, epsilon, offset, dtype);
   if (needs_gradient({&input, &residual, &value(weight)})) {
-    const auto number = [](at::ScalarType type) { return static_cast<int64_t>(type); };
     auto outputs = apply(kDifferentiable, {input, residual, value(weight)},
-                         {dims, epsilon, offset, number(input.scalar_type()), number(residual.scalar_type()), number(dtype)});
+                         {dims, epsilon, offset, input.scalar_type(), residual.scalar_type(), dtype});
     return {outputs[0], outputs[1]};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;

@@ -2,15 +2,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import functional
 from ..init import Initialiser
-from .initialised import Initialised
 from .lazy import Lazy
+from .norm import ScaledAndShifted
 
 
-class GroupNorm(Initialised, nn.Module):
+class GroupNorm(ScaledAndShifted):
     r"""Group normalisation, with the arguments, numbers and state_dict of `torch.nn.GroupNorm`.
 
     .. math:: y = \mathrm{activation}\left(\frac{x - \mathrm{mean}(x)}{\sqrt{\mathrm{mean}((x - \mathrm{mean}(x))^2) + \epsilon}}
@@ -63,18 +63,8 @@ class GroupNorm(Initialised, nn.Module):
         self.eps = eps
         self.affine = affine
         self.activation = activation
-        for name, wanted in (("weight", affine), ("bias", affine and bias)):
-            empty = nn.Parameter(torch.empty(num_channels, device=device, dtype=dtype)) if wanted else None
-            self.register_parameter(name, empty)
+        self.register((num_channels,), affine, affine and bias, device=device, dtype=dtype)
         self.initialise(weight=weight_init, bias=bias_init)
-
-    def reset_parameters(self) -> None:
-        """Sets the weight to 1 and the bias to 0, or by the initialisers that were chosen."""
-        if self.weight is not None:
-            nn.init.ones_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-        self.apply_initialisers()
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.group_norm(input, self.num_groups, self.weight, self.bias, self.eps, activation=self.activation)

@@ -1,16 +1,14 @@
-import numbers
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import functional
 from ..init import Initialiser
-from .initialised import Initialised
-from .norm import LazyNorm
+from .norm import LazyNorm, ScaledAndShifted, as_shape
 
 
-class LayerNorm(Initialised, nn.Module):
+class LayerNorm(ScaledAndShifted):
     r"""Layer normalisation, with the arguments, numbers and state_dict of `torch.nn.LayerNorm`.
 
     .. math:: y = \frac{x - \mathrm{mean}(x)}{\sqrt{\mathrm{mean}((x - \mathrm{mean}(x))^2) + \epsilon}} \cdot w + b
@@ -47,23 +45,11 @@ class LayerNorm(Initialised, nn.Module):
         bias_init: Initialiser | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(normalized_shape, numbers.Integral):
-            normalized_shape = (normalized_shape,)
-        self.normalized_shape = tuple(normalized_shape)
+        self.normalized_shape = as_shape(normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
-        for name, wanted in (("weight", elementwise_affine), ("bias", elementwise_affine and bias)):
-            empty = nn.Parameter(torch.empty(self.normalized_shape, device=device, dtype=dtype)) if wanted else None
-            self.register_parameter(name, empty)
+        self.register(self.normalized_shape, elementwise_affine, elementwise_affine and bias, device=device, dtype=dtype)
         self.initialise(weight=weight_init, bias=bias_init)
-
-    def reset_parameters(self) -> None:
-        """Sets the weight to 1 and the bias to 0, or by the initialisers that were chosen."""
-        if self.weight is not None:
-            nn.init.ones_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-        self.apply_initialisers()
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)

@@ -1,4 +1,3 @@
-import numbers
 from collections.abc import Sequence
 
 import torch
@@ -7,7 +6,7 @@ from torch import Tensor, nn
 from .. import functional
 from ..init import Initialiser
 from .initialised import Initialised
-from .norm import LazyNorm
+from .norm import LazyNorm, as_shape
 
 
 class RMSNorm(Initialised, nn.Module):
@@ -46,9 +45,7 @@ class RMSNorm(Initialised, nn.Module):
         weight_init: Initialiser | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(normalized_shape, numbers.Integral):
-            normalized_shape = (normalized_shape,)
-        self.normalized_shape = tuple(normalized_shape)
+        self.normalized_shape = as_shape(normalized_shape)
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         self.offset = offset

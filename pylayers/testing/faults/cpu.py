@@ -34,7 +34,7 @@ FAULTS = (
     _norm("if (args.rstd) static_cast", "if (args.rstd && row > 0) static_cast", "rstd of the first row is never written"),
     _norm("away * slope[i])", "away * slope[i] * acc_t(1.01))", "a part of the gradient is 1 % too large"),
     _norm("g * (away * rstd[i])", "g * away", "rstd forgotten in the weight gradient"),
-    _norm("if (dx[i]) put(", "put(", "dx is written where it was not asked for"),
+    _norm("if (dx[i]) store(", "store(", "dx is written where it was not asked for"),
     _norm(
         "for (; row < end; ++row) body(row, std::integral_constant<int, 1>());",
         "if (row < end) body(row, std::integral_constant<int, 1>());",
@@ -53,11 +53,7 @@ FAULTS = (
     _centred("args.partial.rows() / 2 * dim : 0", "0 : 0", "the parts of both sums are written to one place"),
     _added("load(a + col, count) + load(b + col, count)", "load(a + col, count)", "nothing is added"),
     _added("d += load(dtotal[i] + col, count);", "d += 0;", "the gradient of the sum is forgotten"),
-    _added(
-        "if (Norm::adds && streamed) put(total[i] + col, v, count, streamed);",
-        "",
-        "the sum is not written past the caches",
-    ),
+    _added("add_row<Norm>(row_of<row_t>(args.total, row)", "add_row<Norm>(row_of<row_t>(args.total, first)", "sums of rows go to one"),
     # Centering
     _centered("one.sum(0, x.dim()) / acc_t(x.dim())", "one.sum(0, x.dim()) / acc_t(x.dim() + 1)", "the mean divides by n + 1"),
     _centered("dim * (i % parts + 1) / parts);", "dim * (i % parts + 1) / parts - 1);", "a number of each part of a long row"),
@@ -106,7 +102,7 @@ FAULTS = (
     _gate("incoming * activate<activation>(x)", "activate<activation>(x)", "the incoming gradient is forgotten for up"),
     _gate("alone ? d + open : d", "d", "half of the gradient of a gate that is alone"),
     _gate("up ? up : gate, row) + begin;\n    scalar_t* to =", "gate, row) + begin;\n    scalar_t* to =", "up is never read"),
-    _gate("case Activation::gelu_tanh: return body(Constant<Activation::gelu_tanh>());", "", "another activation for gelu_tanh"),
+    _gate("Activation::gelu, Activation::gelu_tanh, Activation::silu>", "Activation::gelu, Activation::silu>", "another activation for gelu_tanh"),
     _gate("if (usual || to_up) put", "put", "dup is written where it was not asked for"),
     _gate(
         "if (usual || to_up) put(to_up",
@@ -190,6 +186,8 @@ FAULTS = (
     ),
     _softmax_columns("* exp_or_zero(load(before + col, count) - shift), count);", ", count);", "the sums of columns keep their old maximum"),
     _softmax_columns("begin + run, tile.end)", "begin + run - 1, tile.end)", "the last of a run of rows is left out"),
+    _softmax_columns("(row - tile.begin + r) * tile.width", "(row - tile.begin) * tile.width", "rows of columns share what is kept"),
+    _softmax_columns("store(own.kept + number, power, count);", "store(own.kept + number, total, count);", "sums are kept for powers"),
     _softmax_columns("dot += log ?", "dot = log ?", "only the last row of columns counts"),
     _softmax_columns("load(own.second, count) * exp_or_zero(top - shift) +", "load(own.second, count) +", "parts of columns with several maxima"),
     _softmax_columns("load(own.first, count) + load(more.first, count)", "load(own.first, count)", "only the first part of columns counts"),

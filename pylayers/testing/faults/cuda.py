@@ -273,7 +273,7 @@ FAULTS = (
     _rotary("known ? unit.sin[i] * args.sign : acc_of<scalar_t>(NAN)", "unit.sin[i] * args.sign", "a position out of range is taken for 0"),
     _rotary("(known ? row : 0) * args.cos_row", "row * args.cos_row", "cosines are read outside of their table"),
     _rotary("unit.has_high = unit.high < vectors;", "unit.has_high = true;", "a vector behind the last is copied"),
-    _rotary("unit.high = unit.low + (copied + 1) / 2;", "unit.high = unit.low + copied / 2;", "the last vector is never copied"),
+    _rotary("2 * turning + 1) / 2;", "2 * turning) / 2;", "the last vector is never copied"),
     _rotary("if (head >= heads) break;", "", "heads behind the last are written"),
     _rotary("end = head < heads ? args.head_dim / width : 0;", "end = args.head_dim / width;", "heads behind the last are read"),
     _rotary("row + half / 2 + unit * (width / 2)", "row + unit * (width / 2)", "the second pairs turn as the first"),

@@ -21,7 +21,7 @@ CPU = (
     _cpu("(rounded(dz * weight) - shift - away", "(rounded(dz * weight) - away", "the mean of the gradient is left out"),
     _cpu("run_total += some;", "run_total = some;", "only the last piece of a channel counts for the bias"),
     _cpu("sum<acc_t>(products) * of.rstd;", "sum<acc_t>(products);", "rstd forgotten in the weight gradient"),
-    _cpu("if (activation) return body", "if (!activation) return body", "the activation is the other one"),
+    _cpu_both("constexpr (activation == Activation::none) return grad;", "constexpr (activation != Activation::none) return grad;", "the activation is the other one"),
     _cpu("sums + parts * channels, parts, channels);", "sums, parts, channels);", "dbias is dweight"),
     _cpu_both("squares += other_squares + away * away * count * part;", "squares += other_squares;", "means of pieces are taken as equal"),
     _cpu_both("grad * derivative<activation>(away * scale + bias)", "grad * derivative<activation>(away * scale)", "bias before the activation"),

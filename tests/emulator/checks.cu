@@ -179,8 +179,16 @@ __global__ void __cluster_dims__(2) cluster_swaps_without_barrier(float* y, cons
   __shared__ float shared[64];
   auto cluster = cooperative_groups::this_cluster();
   shared[threadIdx.x] = x[blockIdx.x * 64 + threadIdx.x];
-  __syncthreads();
-  *cluster.map_shared_rank(shared + threadIdx.x, cluster.block_rank() ^ 1) = 1;
+  cluster.sync();
+  const float own = shared[threadIdx.x];
+  *cluster.map_shared_rank(shared + threadIdx.x, cluster.block_rank() ^ 1) = own;
+  cluster.sync();
+  y[blockIdx.x * 64 + threadIdx.x] = shared[threadIdx.x];
+}
+__global__ void __cluster_dims__(2) cluster_writes_before_all_begin(float* y, const float* x) {
+  __shared__ float shared[64];
+  auto cluster = cooperative_groups::this_cluster();
+  *cluster.map_shared_rank(shared + threadIdx.x, cluster.block_rank() ^ 1) = x[blockIdx.x * 64 + threadIdx.x];
   cluster.sync();
   y[blockIdx.x * 64 + threadIdx.x] = shared[threadIdx.x];
 }

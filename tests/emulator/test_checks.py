@@ -36,6 +36,7 @@ BAD = {
     "never_ends": "does not end",
     "asserts": "trap",
     "cluster_swaps_without_barrier": "another block of the cluster",
+    "cluster_writes_before_all_begin": "a block that may not have begun",
 }
 
 

@@ -88,10 +88,12 @@ void check_global(Warp& warp, const Instruction& instruction, Mask active, const
 
 Block& owner(const Warp& warp, const Instruction& instruction, int lane, uint64_t address) {
   const uint64_t rank = address >> kRankShift & 0xff;
-  if (rank == 0) return *warp.block;
-  auto& blocks = warp.launch().blocks;
-  if (rank > blocks.size()) warp.fault(instruction, lane, "shared address names a block that the cluster does not have");
-  return *blocks[rank - 1];
+  if (rank == 0 || rank - 1 == warp.block->rank) return *warp.block;
+  const Launch& launch = warp.launch();
+  if (rank > launch.blocks.size()) warp.fault(instruction, lane, "shared address names a block that the cluster does not have");
+  if (launch.cluster_interval == launch.cluster_start)
+    warp.fault(instruction, lane, "shared memory of a block that may not have begun: no barrier of the cluster was before");
+  return *launch.blocks[rank - 1];
 }
 
 uint8_t* shared_place(Warp& warp, const Instruction& instruction, int lane, uint64_t address, const Request& request) {

@@ -33,6 +33,16 @@ struct Sizes {
         group(each * positions) {}
 };
 
+// Contiguous y [a, b, c] as rows of `dim` numbers, for can_stream.
+inline Output as_rows(Output y, int64_t dim) {
+  const int64_t count = y ? y.size[0] * y.size[1] * y.size[2] : 0;
+  y.dims = 2;
+  y.size[0] = count / dim;
+  y.size[1] = y.stride[0] = dim;
+  y.stride[1] = 1;
+  return y;
+}
+
 // The gradient by z = away · scale + bias.
 template <Activation activation, class V>
 inline V gradient_before(V grad, V away, V scale, V bias) {

@@ -32,16 +32,6 @@ inline bool can_stream(const Output& y) {
          larger_than_caches(bytes_of(y));
 }
 
-// Contiguous y [a, b, c] as rows of `dim` numbers, for can_stream.
-inline Output as_rows(Output y, int64_t dim) {
-  const int64_t count = y ? y.size[0] * y.size[1] * y.size[2] : 0;
-  y.dims = 2;
-  y.size[0] = count / dim;
-  y.size[1] = y.stride[0] = dim;
-  y.stride[1] = 1;
-  return y;
-}
-
 inline void stream_fence() {
 #if defined(__x86_64__)
   _mm_sfence();

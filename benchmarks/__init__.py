@@ -5,6 +5,7 @@ from . import (
     add_rms_norm,
     bilinear,
     centered,
+    cross_entropy,
     dropout_add,
     gate,
     group_norm,
@@ -21,8 +22,8 @@ from . import (
 from .harness import Benchmark, ModuleBenchmark
 
 OPS = (
-    rms_norm, layer_norm, add_rms_norm, add_layer_norm, group_norm, gate, softmax, rotary, linear, parallel, bilinear, tensor_reduction, centered,
-    halve_until, dropout_add, leading_fourier,
+    rms_norm, layer_norm, add_rms_norm, add_layer_norm, group_norm, gate, softmax, cross_entropy, rotary, linear, parallel, bilinear,
+    tensor_reduction, centered, halve_until, dropout_add, leading_fourier,
 )  # fmt: skip
 
 BENCHMARKS: tuple[Benchmark, ...] = sum((op.BENCHMARKS for op in OPS), ())

@@ -16,6 +16,7 @@ SPEEDUP = {
     **{"softmax": 1.0, "log_softmax": 1.0, "softmax dim 0": 1.0},
     **{f"scaled_masked_softmax{kind}": 1.5 for kind in ("", " bool", " causal")},
     **{"center": 1.5, "center dim=-1": 1.5, "centered_affine": 1.5, "halve_until": 1.5, "dropout_add": 1.5},
+    **{"cross_entropy": 1.5, "cross_entropy smoothing z_loss": 1.5},
     "parallel_linear": 1.5,
     **{"rotary": 1.5, "rotary interleaved": 1.5},
 }

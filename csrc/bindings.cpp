@@ -175,6 +175,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("log_softmax", &log_softmax, without_gil(), py::arg("input"), py::arg("dim"));
   m.def("scaled_masked_softmax", &scaled_masked_softmax, without_gil(), py::arg("input"), py::arg("mask"), py::arg("scale"),
         py::arg("causal"));
+  m.def("cross_entropy", &cross_entropy, without_gil(), py::arg("input"), py::arg("target"), py::arg("weight"), py::arg("reduction"),
+        py::arg("ignore_index"), py::arg("label_smoothing"), py::arg("z_loss"), py::arg("softcap"), py::arg("dtype") = py::none());
   m.def("bilinear", &bilinear, without_gil(), py::arg("input1"), py::arg("input2"), py::arg("weight"), py::arg("bias"));
   m.def("tensor_reduction", &tensor_reduction, without_gil(), py::arg("input"), py::arg("weight"), py::arg("bias"),
         py::arg("symmetric"));

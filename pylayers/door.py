@@ -10,7 +10,8 @@ from torch.overrides import has_torch_function, has_torch_function_variadic
 from . import backends, reference
 from .library import doors
 
-_is_compiling = torch.compiler.is_compiling
+# Only Dynamo needs another way: whatever else traces a call sees the op through the dispatcher.
+_is_compiling = torch.compiler.is_dynamo_compiling
 
 
 def _explain(name: str, op: Callable, arguments: tuple, error: TypeError) -> TypeError:

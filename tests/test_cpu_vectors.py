@@ -36,9 +36,10 @@ def test_vectors(build, tmp_path):
     assert ran.returncode == 0, ran.stdout
 
 
-@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set_passes_its_checks(capability):
-    if ["baseline", "avx2", "avx512"].index(capability) > ["baseline", "avx2", "avx512"].index(BEST):
+@pytest.mark.parametrize("capability", ["baseline", "avx2"])
+def test_lesser_instruction_sets_pass_their_checks(capability):
+    """The best one is what all other tests run on."""
+    if ["baseline", "avx2", "avx512"].index(capability) >= ["baseline", "avx2", "avx512"].index(BEST):
         pytest.skip(f"this processor has {BEST}")
     code = (
         "import sys; from pylayers.__main__ import main; from pylayers.library import doors\n"

@@ -35,10 +35,11 @@ KERNELS = {
     "softmax_backward_rows": "backward of rows that fit registers",
     "softmax_columns_forward": "columns",
     "softmax_columns_backward": "columns",
+    "cross_entropy_backward": "logits and their gradient",
     "rotary": "both vectors of a head",
 }
 # Their sums are stored one by one.
-ONLY_LOADS = {"bilinear_left_sum": "block and right", "group_norm_moments": "x", "group_norm_sums": "grad and x"}
+ONLY_LOADS = {"bilinear_left_sum": "block and right", "group_norm_moments": "x", "group_norm_sums": "grad and x", "cross_entropy_forward": "logits"}
 
 
 def cuobjdump() -> str | None:

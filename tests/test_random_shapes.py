@@ -110,6 +110,18 @@ def test_softmax(draw, tensor):
 
 
 @random_test
+def test_cross_entropy(draw, tensor):
+    x = tensor()
+    classes = x.shape[0 if x.dim() == 1 else 1]
+    row = torch.arange(x.numel() // classes, device=x.device)
+    target = torch.where(row % 4 == 1, -100, row * 7 % classes).view(() if x.dim() == 1 else (x.shape[0], *x.shape[2:]))
+    options = {"label_smoothing": draw(st.sampled_from([0.0, 0.2])), "softcap": draw(st.sampled_from([None, 2.0])), "reduction": "sum"}
+    calls = functional.cross_entropy, reference.cross_entropy
+    ours, exact = (lambda a, call=call: call(a, target, **options) for call in calls)
+    return ours, exact, (x,)
+
+
+@random_test
 def test_centered(draw, tensor):
     x = tensor()
     if draw(st.booleans()):

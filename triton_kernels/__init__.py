@@ -3,6 +3,7 @@ from .add_layer_norm import add_layer_norm_backward, add_layer_norm_forward
 from .add_rms_norm import add_rms_norm_backward, add_rms_norm_forward
 from .bilinear import bilinear_contract, bilinear_outer
 from .centered import centered_backward, centered_forward
+from .cross_entropy import cross_entropy_backward, cross_entropy_forward
 from .dropout_add import dropout_add_backward, dropout_add_forward
 from .gate import gate_backward, gate_forward
 from .group_norm import group_norm_backward, group_norm_forward

@@ -37,8 +37,10 @@ def tanh(x):
     above = 135135 + square * (17325 + square * (378 + square))
     below = 135135 + square * (62370 + square * (3150 + square * 28))
     e = tl.exp(-2 * tl.abs(x))
-    far = (1 - e) / (1 + e)
-    return tl.where(tl.abs(x) < 0.4, x * above / below, tl.where(x < 0, -far, far))
+    near = tl.abs(x) < 0.4
+    ratio = tl.where(near, x * above, 2 * e) / tl.where(near, below, 1 + e)  # one division for both
+    far = 1 - ratio
+    return tl.where(near, ratio, tl.where(x < 0, -far, far))
 
 
 @triton.constexpr_function

@@ -117,12 +117,12 @@ struct OpNode : Node {
 
   static Tensors run(const Op& op, BackendId backend, const Tensors& grads, const Tensors& saved, const Extras& extras,
                      const std::vector<bool>& mask) {
-    Tensors gradients(mask.size());
-    if (!any_defined(grads)) return gradients;
+    if (!any_defined(grads)) return Tensors(mask.size());
     const registry::Scope scope(backend);
-    Tensors all = op.backward(outputs_of(grads, static_cast<const Outputs*>(nullptr)), saved, extras, mask);
+    Tensors gradients = op.backward(outputs_of(grads, static_cast<const Outputs*>(nullptr)), saved, extras, mask);
+    gradients.resize(mask.size());
     for (size_t i = 0; i < mask.size(); ++i)
-      if (mask[i]) gradients[i] = std::move(all[i]);
+      if (!mask[i]) gradients[i].reset();
     return gradients;
   }
 

@@ -28,12 +28,13 @@ int64_t cpu_parts(int64_t rows, int64_t sums) {
   return std::clamp<int64_t>(rows / (sums == 1 ? 32 : 128), 1, sums == 1 ? 128 : 32);
 }
 
-bool is_real_cpu(const Tensor& tensor) {
-  const auto keys = tensor.unsafeGetTensorImpl()->key_set();
-  return tensor.is_cpu() && !keys.has(c10::DispatchKey::Python) && !keys.has(c10::DispatchKey::Functionalize);
-}
-
 }  // namespace
+
+bool has_cpu_memory(const Tensor& tensor) {
+  using Key = c10::DispatchKey;
+  const auto keys = tensor.unsafeGetTensorImpl()->key_set();
+  return tensor.is_cpu() && !keys.has_any(c10::DispatchKeySet({Key::Python, Key::Functionalize, Key::FuncTorchBatched, Key::FuncTorchGradWrapper}));
+}
 
 Rows as_rows(const Tensor& tensor, int64_t dim) {
   const auto sizes = tensor.sizes();
@@ -60,7 +61,7 @@ Rows as_rows(const Tensor& tensor, int64_t dim) {
 }
 
 Tensor allocate(const Tensor& like, c10::SymIntArrayRef sizes, at::ScalarType dtype) {
-  if (!is_real_cpu(like)) return at::empty_symint(sizes, like.options().dtype(dtype).memory_format(std::nullopt));
+  if (!has_cpu_memory(like)) return at::empty_symint(sizes, like.options().dtype(dtype).memory_format(std::nullopt));
   Tensor result = at::detail::empty_cpu(C10_AS_INTARRAYREF_SLOW(sizes), dtype);  // past the dispatcher, as torch's kernels do
   if (static_cast<int64_t>(result.nbytes()) >= kHugePageBytes) ask_for_huge_pages(result);
   return result;

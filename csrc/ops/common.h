@@ -41,6 +41,9 @@ PYLAYERS_API Tensor allocate(const Tensor& like, c10::SymIntArrayRef sizes, at::
 inline Tensor allocate_like(const Tensor& like) { return allocate(like, like.sym_sizes(), like.scalar_type()); }
 PYLAYERS_API Tensor nothing(const Tensor& like);  // stands for an output that nobody asked for
 
+// Whether its numbers lie in the memory of the CPU, so that they can be looked at without waiting for them.
+bool has_cpu_memory(const Tensor& tensor);
+
 // Whether sums over this tensor are split as a GPU's kernels want it: by the backend that is selected, not by the threads there are.
 bool splits_for_gpu(const Tensor& tensor);
 
@@ -48,6 +51,11 @@ bool splits_for_gpu(const Tensor& tensor);
 // so that results do not depend on the number of threads.
 PYLAYERS_API int64_t sum_parts(const Tensor& like, int64_t rows, int64_t dim, int64_t sums = 1);
 PYLAYERS_API Tensor partial_sums(const Tensor& like, int64_t rows, int64_t dim, int64_t sums = 1);
+
+// A tensor, or an undefined one, in this dtype: itself where it has it, without a call of an op.
+inline Tensor in_dtype(const Tensor& tensor, at::ScalarType dtype) {
+  return tensor.defined() && tensor.scalar_type() != dtype ? tensor.to(dtype) : tensor;
+}
 
 inline at::ScalarType accumulation_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 

@@ -34,9 +34,8 @@ inline int64_t row_length(const Tensor& input, int64_t dims) {
   return c10::multiply_integers(input.sizes().slice(input.dim() - dims));
 }
 
-// input + residual, and a gradient (undefined where there is none) in another dtype.
+// input + residual in another dtype.
 Tensor added(const Tensor& input, const Tensor& residual, at::ScalarType dtype);
-inline Tensor in_dtype(const Tensor& gradient, at::ScalarType dtype) { return gradient.defined() ? gradient.to(dtype) : gradient; }
 
 Tensor normalised(const Normalisation& norm, const Tensor& input, const Tensor& weight, const Tensor& bias, at::ScalarType dtype);
 

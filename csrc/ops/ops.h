@@ -47,6 +47,10 @@ PYLAYERS_API at::Tensor softmax(const at::Tensor& input, int64_t dim);
 PYLAYERS_API at::Tensor log_softmax(const at::Tensor& input, int64_t dim);
 PYLAYERS_API at::Tensor scaled_masked_softmax(const at::Tensor& input, const std::optional<at::Tensor>& mask = {}, double scale = 1,
                                               bool causal = false);
+PYLAYERS_API at::Tensor cross_entropy(const at::Tensor& input, const at::Tensor& target, const std::optional<at::Tensor>& weight = {},
+                                      std::string_view reduction = "mean", int64_t ignore_index = -100, double label_smoothing = 0,
+                                      double z_loss = 0, std::optional<double> softcap = {},
+                                      std::optional<at::ScalarType> dtype = {});
 PYLAYERS_API at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
                                std::optional<std::string_view> activation = {}, double scale = 1);
 PYLAYERS_API at::Tensor bilinear(const at::Tensor& input1, const at::Tensor& input2, const at::Tensor& weight,

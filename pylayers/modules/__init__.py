@@ -2,6 +2,7 @@ from .add_layer_norm import AddLayerNorm, LazyAddLayerNorm
 from .add_rms_norm import AddRMSNorm, LazyAddRMSNorm
 from .bilinear import Bilinear, LazyBilinear
 from .centered import CenteredAffine, CenteredLayer, LazyCenteredAffine
+from .cross_entropy import CrossEntropyLoss
 from .dropout_add import DropoutAdd
 from .fixed_linear import FixedLinear, LazyFixedLinear
 from .gated_mlp import GatedMLP, LazyGatedMLP
@@ -23,6 +24,7 @@ __all__ = [
     "Bilinear",
     "CenteredAffine",
     "CenteredLayer",
+    "CrossEntropyLoss",
     "DropoutAdd",
     "FixedLinear",
     "GatedMLP",

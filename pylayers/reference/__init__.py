@@ -2,6 +2,7 @@ from .add_layer_norm import add_layer_norm
 from .add_rms_norm import add_rms_norm
 from .bilinear import bilinear
 from .centered import center, centered_affine
+from .cross_entropy import cross_entropy
 from .dropout_add import dropout_add
 from .gate import geglu, geglu_packed, reglu, reglu_packed, relu_squared, swiglu, swiglu_packed
 from .group_norm import group_norm
@@ -22,6 +23,7 @@ __all__ = [
     "bilinear",
     "center",
     "centered_affine",
+    "cross_entropy",
     "dropout_add",
     "geglu",
     "geglu_packed",

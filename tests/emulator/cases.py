@@ -34,6 +34,15 @@ def _of_attention(scaled_masked_softmax):
     return lambda x: scaled_masked_softmax(x, torch.arange(x.shape[-1]) % 3 > 0, 0.5, True)
 
 
+def _of_classes(cross_entropy):
+    target = torch.tensor([3, -100, 66, 0, 12])
+    return lambda x: cross_entropy(x, target, label_smoothing=0.1, z_loss=0.01)
+
+
+def _of_probabilities(cross_entropy):
+    return lambda x, target: cross_entropy(x, target.detach().abs(), reduction="none", softcap=2.0) + target.sum() * 0
+
+
 def _with_gelu(linear):
     return lambda x, weight, bias: linear(x, weight, bias, activation="gelu")
 
@@ -86,6 +95,12 @@ CALLS = {
         _of_attention(functional.scaled_masked_softmax),
         _of_attention(reference.scaled_masked_softmax),
         [(3, 7, 33)],
+    ),
+    "cross_entropy": (_of_classes(functional.cross_entropy), _of_classes(reference.cross_entropy), [(5, 67)]),
+    "cross_entropy of probabilities": (
+        _of_probabilities(functional.cross_entropy),
+        _of_probabilities(reference.cross_entropy),
+        [(3, 1024), (3, 1024)],
     ),
     "bilinear": (functional.bilinear, reference.bilinear, [(5, 9), (5, 17), (35, 9, 17), (35,)]),
     "tensor_reduction": (_symmetric(functional.tensor_reduction), _symmetric(reference.tensor_reduction), [(5, 17), (16, 153)]),

@@ -14,14 +14,16 @@ BACKENDS = [pytest.param("cuda", marks=needs.nvcc), pytest.param("triton", marks
 every_gpu_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 
-# Triton compiles for seconds: float16, which goes the ways of bfloat16, for a few kernels.
-COMPILED_FOR_FLOAT16 = ("rms_norm", "gate", "linear", "rotary")
+# Triton compiles for seconds. In float16, which goes the ways of bfloat16, and in float64, which the interpreter runs too, it does
+# for a few kernels.
+FEW = ("rms_norm", "gate", "softmax", "linear", "rotary")
+FOR_ALL = (torch.float32, torch.bfloat16)
 CASES = [
     pytest.param(*backend.values, dtype, op, marks=backend.marks, id=f"{backend.values[0]}-{str(dtype).removeprefix('torch.')}-{op}")
     for backend in BACKENDS
     for dtype in harness.DTYPES
     for op in check.ops()
-    if dtype != torch.float16 or backend.values[0] == "cuda" or op in COMPILED_FOR_FLOAT16
+    if dtype in FOR_ALL or backend.values[0] == "cuda" or op in FEW
 ]
 
 

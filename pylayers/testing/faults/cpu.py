@@ -9,6 +9,7 @@ _centred = partial(Fault, "layer_norm", "csrc/cpu/norm.h")
 _added = partial(Fault, "add_rms_norm", "csrc/cpu/norm.h")
 _gate = partial(Fault, "gate", "csrc/cpu/gate.cpp")
 _softmax = partial(Fault, "softmax", "csrc/cpu/softmax.cpp")
+_normaliser = partial(Fault, "softmax", "csrc/cpu/softmax.h")
 _softmax_columns = partial(Fault, "softmax", "csrc/cpu/softmax_columns.cpp")
 _linear = partial(Fault, "linear", "csrc/cpu/linear.cpp")
 _fourier = partial(Fault, "leading_fourier", "csrc/cpu/leading_fourier.cpp")
@@ -166,13 +167,13 @@ FAULTS = (
     _fourier("samples % 2 == 0 && given == dim", "given == dim", "an odd number of samples has nothing in the middle"),
     _fourier("      write_real(0);\n", "", "coefficient 0 is halved"),
     # Softmax
-    Fault("softmax", "csrc/cpu/softmax.h", "return x < least ? V{} : exp(x);", "return exp(x);", "what is masked counts a little"),
-    _softmax("  a = larger(a, b);\n", "", "every other vector is left out of the maximum"),
-    _softmax("    for (int64_t i = 0; i < end - col; ++i) most = std::max(most, rest[i]);\n", "", "the maximum of a row's tail"),
-    _softmax("col < live ? first_lanes(term(col, live - col), live - col)", "col < live ? term(col, live - col)", "lanes past causal"),
-    _softmax("if (total != 0) total *= std::exp(shift - top);", "", "a long row's sum keeps its old maximum"),
-    _softmax("return total == 0 ? of_nothing : 1 / total;", "return 1 / total;", "nothing to attend is nan"),
-    _softmax("if (top == -kInfinity<acc_t>) return;", "", "the distance of −inf from −inf"),
+    _normaliser("return x < least ? V{} : exp(x);", "return exp(x);", "what is masked counts a little"),
+    _normaliser("  a = larger(a, b);\n", "", "every other vector is left out of the maximum"),
+    _normaliser("    for (int64_t i = 0; i < end - col; ++i) most = std::max(most, rest[i]);\n", "", "the maximum of a row's tail"),
+    _normaliser("col < live ? first_lanes(term(col, live - col), live - col)", "col < live ? term(col, live - col)", "lanes past causal"),
+    _normaliser("if (total != 0) total *= std::exp(shift - top);", "", "a long row's sum keeps its old maximum"),
+    _normaliser("return total == 0 ? of_nothing : 1 / total;", "return 1 / total;", "nothing to attend is nan"),
+    _normaliser("if (top == -kInfinity<acc_t>) return;", "", "the distance of −inf from −inf"),
     _softmax("(score(col, count) - found.shift) - log_total", "score(col, count) - (found.shift + log_total)", "far from zero"),
     _softmax("row % queries + dim - queries + 1", "row % queries + 1", "causal is aligned to the first key"),
     _softmax("index % 2 ? rows - 1 - index / 2 : index / 2", "index / 2", "half of the rows are never written"),

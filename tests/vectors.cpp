@@ -97,17 +97,55 @@ void check_functions() {
   check_function<Floats>("normal", -.5, 8, 4, [](Floats x) { return normal(x).cdf; }, cdf);
   check_function<Floats>("normal", -4, 0, 60, [](Floats x) { return normal(x).cdf; }, cdf);
   expect(std::isnan(exp(splat(NAN))[0]) && exp(splat(-1e30f))[0] < 1e-37f && exp(splat(1e30f))[0] > 1e38f, "exp at the ends");
-  float tail[kFloats + 1] = {};
-  for (int count = 0; count <= kFloats; ++count) {
-    std::fill(tail, tail + kFloats + 1, 7.f);
-    store(tail, splat(1.f), int64_t(count));
-    expect(tail[count] == 7.f && (count == 0 || tail[count - 1] == 1.f), "a tail of %d", count);
+}
+
+// The first `count` numbers, wherever they lie: none beside them is read into a vector or written.
+template <class scalar_t>
+void check_few(const char* name) {
+  using packed_t = typename Packed<scalar_t>::type;
+  constexpr int size = sizeof(scalar_t), bytes = sizeof(packed_t);
+  for (int count = 0; count <= bytes / size; ++count) {
+    unsigned char from[bytes + 1], to[bytes + 2], got[bytes], vector[bytes];
+    for (int i = 0; i <= bytes; ++i) from[i] = static_cast<unsigned char>(37 * i + 11);
+    const packed_t loaded = Few<packed_t, size>::load(from + 1, count);
+    std::memcpy(got, &loaded, bytes);
+    std::fill(to, to + bytes + 2, 7);
+    std::memcpy(vector, from, bytes);
+    packed_t packed;
+    std::memcpy(&packed, vector, bytes);
+    Few<packed_t, size>::store(to + 1, packed, count);
+    bool loads = true, stores = to[0] == 7 && to[bytes + 1] == 7;
+    for (int i = 0; i < bytes; ++i) {
+      loads = loads && got[i] == (i < count * size ? from[i + 1] : 0);
+      stores = stores && to[i + 1] == (i < count * size ? vector[i] : 7);
+    }
+    expect(loads, "%d of %s read", count, name);
+    expect(stores, "%d of %s written", count, name);
+  }
+}
+
+template <class acc_t>
+void check_lanes() {
+  Vector<acc_t> v;
+  for (int i = 0; i < kLanes<acc_t>; ++i) v[i] = acc_t(1 + (i * 5) % kLanes<acc_t>);
+  const acc_t all = acc_t(kLanes<acc_t> * (kLanes<acc_t> + 1) / 2);
+  expect(sum<acc_t>(v) == all, "a sum of lanes is %g", double(sum<acc_t>(v)));
+  const acc_t most = fold<acc_t>(v, [](Vector<acc_t> a, Vector<acc_t> b) { return a < b ? b : a; });
+  expect(most == acc_t(kLanes<acc_t>), "the largest lane is %g", double(most));
+  for (int count = 0; count <= kLanes<acc_t>; ++count) {
+    const auto some = first_or(v, count, acc_t(-1));
+    for (int i = 0; i < kLanes<acc_t>; ++i) expect(some[i] == (i < count ? v[i] : acc_t(-1)), "lane %d of the first %d", i, count);
   }
 }
 
 int main() {
   check_sixteen_bits();
   check_functions();
+  check_few<float>("float");
+  check_few<double>("double");
+  check_few<bfloat16>("bfloat16");
+  check_lanes<float>();
+  check_lanes<double>();
   std::printf("%d failures\n", failures);
   return failures != 0;
 }

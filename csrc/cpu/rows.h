@@ -57,10 +57,7 @@ inline void put(scalar_t* to, V v, Count count, Streamed) {
 
 // v with zeros behind its first `count` lanes: where the zeros of a partial load would not stay zeros.
 template <class V>
-inline V first_lanes(V v, int64_t count) {
-  for (size_t i = count; i < sizeof(V) / sizeof(v[0]); ++i) v[i] = 0;
-  return v;
-}
+inline V first_lanes(V v, int64_t count) { return first_or(v, count, std::remove_reference_t<decltype(v[0])>(0)); }
 template <class V>
 inline V first_lanes(V v, Whole) { return v; }
 

@@ -37,14 +37,8 @@ inline acc_t row_max(int64_t begin, int64_t end, const Term& term) {
     b = larger(b, term(col + lanes, Whole()));
   }
   for (; col + lanes <= end; col += lanes) a = larger(a, term(col, Whole()));
-  a = larger(a, b);
-  acc_t most = -kInfinity<acc_t>;
-  for (int i = 0; i < lanes; ++i) most = std::max(most, a[i]);
-  if (col < end) {
-    const auto rest = term(col, end - col);
-    for (int64_t i = 0; i < end - col; ++i) most = std::max(most, rest[i]);
-  }
-  return most;
+  if (col < end) b = larger(b, first_or(term(col, end - col), end - col, -kInfinity<acc_t>));
+  return fold<acc_t>(larger(a, b), [](auto a, auto b) { return larger(a, b); });
 }
 
 // to[0, live) = term(col, count), to[live, dim) = 0, in whole vectors from the start of the row on.

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "../view.h"
 
@@ -17,6 +18,8 @@
 #define PYLAYERS_ISA baseline
 #define PYLAYERS_VECTOR_BYTES 16
 #endif
+
+#include "few.h"
 
 namespace pylayers::cpu::PYLAYERS_ISA {
 
@@ -160,15 +163,12 @@ inline void store(scalar_t* to, Vector<accumulation_t<scalar_t>> v) {
 // The first `count` lanes; the others are zero.
 template <class scalar_t>
 inline Vector<accumulation_t<scalar_t>> load(const scalar_t* from, int64_t count) {
-  typename Packed<scalar_t>::type packed = {};
-  std::memcpy(&packed, from, count * sizeof(scalar_t));
-  return Packed<scalar_t>::unpack(packed);
+  return Packed<scalar_t>::unpack(Few<typename Packed<scalar_t>::type, sizeof(scalar_t)>::load(from, count));
 }
 
 template <class scalar_t>
 inline void store(scalar_t* to, Vector<accumulation_t<scalar_t>> v, int64_t count) {
-  const auto packed = Packed<scalar_t>::pack(v);
-  std::memcpy(to, &packed, count * sizeof(scalar_t));
+  Few<typename Packed<scalar_t>::type, sizeof(scalar_t)>::store(to, Packed<scalar_t>::pack(v), count);
 }
 
 // A store past the caches, to an address that is a multiple of the stored vector's size.
@@ -189,12 +189,40 @@ inline void stream(scalar_t* to, Vector<accumulation_t<scalar_t>> v) {
 }
 
 template <class acc_t>
+using Indices = Vector<std::conditional_t<sizeof(acc_t) == 8, int64_t, int32_t>>;
+
+template <class acc_t>
+using Lanes = std::make_integer_sequence<int, kLanes<acc_t>>;
+
+template <class acc_t, int by, int... lane>
+inline Vector<acc_t> rotated(Vector<acc_t> v, std::integer_sequence<int, lane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(v, v, (lane + by) % kLanes<acc_t>...);
+#else
+  return __builtin_shuffle(v, Indices<acc_t>{(lane + by) % kLanes<acc_t>...});
+#endif
+}
+
+// f over the lanes, each with the one half the vector away first.
+template <class acc_t, class F, int by = kLanes<acc_t> / 2>
+inline acc_t fold(Vector<acc_t> v, const F& f) {
+  if constexpr (by == 0) return v[0];
+  else return fold<acc_t, F, by / 2>(f(v, rotated<acc_t, by>(v, Lanes<acc_t>())), f);
+}
+
+template <class acc_t>
 inline acc_t sum(Vector<acc_t> v) {
-  acc_t lanes[kLanes<acc_t>];
-  std::memcpy(lanes, &v, sizeof(v));
-  for (int width = kLanes<acc_t> / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  return lanes[0];
+  return fold<acc_t>(v, [](Vector<acc_t> a, Vector<acc_t> b) { return a + b; });
+}
+
+// v with another number behind its first `count` lanes.
+template <class acc_t, int... lane>
+inline Vector<acc_t> first_or(Vector<acc_t> v, int64_t count, acc_t otherwise, std::integer_sequence<int, lane...>) {
+  return Indices<acc_t>{lane...} < static_cast<std::conditional_t<sizeof(acc_t) == 8, int64_t, int32_t>>(count) ? v : splat(otherwise);
+}
+template <class acc_t>
+inline Vector<acc_t> first_or(Vector<acc_t> v, int64_t count, acc_t otherwise) {
+  return first_or(v, count, otherwise, Lanes<acc_t>());
 }
 
 // ---- loops

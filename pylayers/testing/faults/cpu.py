@@ -138,8 +138,8 @@ FAULTS = (
     Fault(
         "rms_norm",
         "csrc/cpu/vector.h",
-        "lanes[i] += lanes[i + width];",
-        "lanes[i] += lanes[i + width / 2];",
+        "Indices<acc_t>{(lane + by)",
+        "Indices<acc_t>{(lane + 1)",
         "lanes are left out of a sum",
     ),
     # Linear
@@ -168,8 +168,8 @@ FAULTS = (
     _fourier("      write_real(0);\n", "", "coefficient 0 is halved"),
     # Softmax
     _normaliser("return x < least ? V{} : exp(x);", "return exp(x);", "what is masked counts a little"),
-    _normaliser("  a = larger(a, b);\n", "", "every other vector is left out of the maximum"),
-    _normaliser("    for (int64_t i = 0; i < end - col; ++i) most = std::max(most, rest[i]);\n", "", "the maximum of a row's tail"),
+    _normaliser("fold<acc_t>(larger(a, b), ", "fold<acc_t>(a, ", "every other vector is left out of the maximum"),
+    _normaliser("end - col, -kInfinity<acc_t>)", "end - col, acc_t(0))", "what lies behind a row takes part in its maximum"),
     _normaliser("col < live ? first_lanes(term(col, live - col), live - col)", "col < live ? term(col, live - col)", "lanes past causal"),
     _normaliser("if (total != 0) total *= std::exp(shift - top);", "", "a long row's sum keeps its old maximum"),
     _normaliser("return total == 0 ? of_nothing : 1 / total;", "return 1 / total;", "nothing to attend is nan"),

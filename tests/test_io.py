@@ -137,6 +137,7 @@ OWN = {
     "CenteredLayer": lambda cls: cls(dim=(0, 1)),
     "FixedLinear": lambda cls: cls(3, 4, bias=False, activation="relu"),
     "DropoutAdd": lambda cls: cls(p=0.25),
+    "CrossEntropyLoss": lambda cls: cls(torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.1, z_loss=1e-4, softcap=30.0),
     "HalveUntil": lambda cls: cls(threshold=2.0),
     "LeadingFourier": lambda cls: cls(3, dim=0, norm="ortho"),
     "Parallel": lambda cls: cls(pylayers.Linear(3, 4), torch.nn.Sequential(pylayers.RMSNorm(3)), dim=0),

@@ -66,6 +66,11 @@ class CrossEntropyLoss(torch.nn.Module):
             softcap=self.softcap,
         )
 
+    def config(self) -> dict:
+        """The arguments that build it again, without the deprecated ones: `pylayers.io` saves them."""
+        names = ("weight", "ignore_index", "reduction", "label_smoothing", "z_loss", "softcap")
+        return {name: getattr(self, name) for name in names}
+
     def extra_repr(self) -> str:
         given = {"ignore_index": -100, "reduction": "mean", "label_smoothing": 0.0, "z_loss": 0.0, "softcap": None}
         return ", ".join(f"{name}={getattr(self, name)!r}" for name, usual in given.items() if getattr(self, name) != usual)

@@ -13,6 +13,7 @@ from . import (
     layer_norm,
     leading_fourier,
     linear,
+    linear_cross_entropy,
     parallel,
     rms_norm,
     rotary,
@@ -22,7 +23,7 @@ from . import (
 from .harness import Benchmark, ModuleBenchmark
 
 OPS = (
-    rms_norm, layer_norm, add_rms_norm, add_layer_norm, group_norm, gate, softmax, cross_entropy, rotary, linear, parallel, bilinear,
+    rms_norm, layer_norm, add_rms_norm, add_layer_norm, group_norm, gate, softmax, cross_entropy, linear_cross_entropy, rotary, linear, parallel, bilinear,
     tensor_reduction, centered, halve_until, dropout_add, leading_fourier,
 )  # fmt: skip
 

@@ -68,6 +68,8 @@ class Benchmark:
     # few rows of whole 16 bytes, as `counted_size` and those of the tests are.
     traffic: Mapping[str, Callable[..., Traffic]] = field(default_factory=dict)
     counted_size: Size = (64, 4096)  # small: an emulated kernel takes seconds
+    # Name → what else torch itself has for it, likewise made, on every device.
+    rivals: Mapping[str, Callable[[], Function]] = field(default_factory=dict)
     # Package → a function that imports it and returns a function of the inputs.
     peers: Mapping[str, Callable[[], Function]] = field(default_factory=dict)
 

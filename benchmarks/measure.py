@@ -132,8 +132,9 @@ def _rivals(plan: Plan, device: torch.device) -> Iterator[Competitor]:
         yield Competitor("compile", "compile", torch.compile(eager, dynamic=False))
     else:
         yield Competitor("compile", "compile", None, note="not compiled here")
-    for package, load in plan.benchmark.peers.items():
-        if device.type != "cuda":
+    of_torch = plan.benchmark.rivals
+    for package, load in {**of_torch, **plan.benchmark.peers}.items():
+        if device.type != "cuda" and package not in of_torch:
             yield Competitor(package, "peer", None, note="n/a: needs a GPU")
             continue
         try:

@@ -177,6 +177,9 @@ PYBIND11_MODULE(_C, m) {
         py::arg("causal"));
   m.def("cross_entropy", &cross_entropy, without_gil(), py::arg("input"), py::arg("target"), py::arg("weight"), py::arg("reduction"),
         py::arg("ignore_index"), py::arg("label_smoothing"), py::arg("z_loss"), py::arg("softcap"), py::arg("dtype") = py::none());
+  m.def("linear_cross_entropy", &linear_cross_entropy, without_gil(), py::arg("input"), py::arg("linear_weight"), py::arg("target"),
+        py::arg("linear_bias"), py::arg("weight"), py::arg("reduction"), py::arg("ignore_index"), py::arg("label_smoothing"),
+        py::arg("z_loss"), py::arg("softcap"), py::arg("chunk_rows"), py::arg("dtype") = py::none());
   m.def("bilinear", &bilinear, without_gil(), py::arg("input1"), py::arg("input2"), py::arg("weight"), py::arg("bias"));
   m.def("tensor_reduction", &tensor_reduction, without_gil(), py::arg("input"), py::arg("weight"), py::arg("bias"),
         py::arg("symmetric"));

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['add_layer_norm', 'add_rms_norm', 'backends', 'bilinear', 'center', 'centered_affine', 'cpu_capability', 'cross_entropy', 'dropout_add', 'emulate', 'geglu', 'geglu_packed', 'group_norm', 'halve_until', 'kernels', 'layer_norm', 'leading_fourier', 'linear', 'log_softmax', 'observe', 'parallel_linear', 'poison_outputs', 'register_kernels', 'reglu', 'reglu_packed', 'relu_squared', 'rms_norm', 'rotary', 'scaled_masked_softmax', 'select', 'serve', 'softmax', 'swiglu', 'swiglu_packed', 'tensor_reduction']
+__all__: list[str] = ['add_layer_norm', 'add_rms_norm', 'backends', 'bilinear', 'center', 'centered_affine', 'cpu_capability', 'cross_entropy', 'dropout_add', 'emulate', 'geglu', 'geglu_packed', 'group_norm', 'halve_until', 'kernels', 'layer_norm', 'leading_fourier', 'linear', 'linear_cross_entropy', 'log_softmax', 'observe', 'parallel_linear', 'poison_outputs', 'register_kernels', 'reglu', 'reglu_packed', 'relu_squared', 'rms_norm', 'rotary', 'scaled_masked_softmax', 'select', 'serve', 'softmax', 'swiglu', 'swiglu_packed', 'tensor_reduction']
 def add_layer_norm(input: torch.Tensor, residual: torch.Tensor, normalized_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], weight: torch.Tensor | None, bias: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex, residual_dtype: torch.dtype | None) -> tuple[torch.Tensor, torch.Tensor]:
     ...
 def add_rms_norm(input: torch.Tensor, residual: torch.Tensor, normalized_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], weight: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex | None, offset: typing.SupportsFloat | typing.SupportsIndex, residual_dtype: torch.dtype | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,6 +49,8 @@ def layer_norm(input: torch.Tensor, normalized_shape: collections.abc.Sequence[t
 def leading_fourier(input: torch.Tensor, n_coeff: typing.SupportsInt | typing.SupportsIndex | None, dim: typing.SupportsInt | typing.SupportsIndex, norm: str, onesided: bool) -> torch.Tensor:
     ...
 def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, activation: str | None, scale: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
+    ...
+def linear_cross_entropy(input: torch.Tensor, linear_weight: torch.Tensor, target: torch.Tensor, linear_bias: torch.Tensor | None, weight: torch.Tensor | None, reduction: str, ignore_index: typing.SupportsInt | typing.SupportsIndex, label_smoothing: typing.SupportsFloat | typing.SupportsIndex, z_loss: typing.SupportsFloat | typing.SupportsIndex, softcap: typing.SupportsFloat | typing.SupportsIndex | None, chunk_rows: typing.SupportsInt | typing.SupportsIndex | None, dtype: torch.dtype | None = None) -> torch.Tensor:
     ...
 def log_softmax(input: torch.Tensor, dim: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
     ...

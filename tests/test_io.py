@@ -138,6 +138,8 @@ OWN = {
     "FixedLinear": lambda cls: cls(3, 4, bias=False, activation="relu"),
     "DropoutAdd": lambda cls: cls(p=0.25),
     "CrossEntropyLoss": lambda cls: cls(torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.1, z_loss=1e-4, softcap=30.0),
+    "LinearCrossEntropyLoss": lambda cls: cls(3, 4, out_features=(2,), bias=True, weight=torch.rand(4), ignore_index=1, chunk_rows=64),
+    "LazyLinearCrossEntropyLoss": lambda cls: cls(4, bias=True, reduction="sum", softcap=30.0),
     "HalveUntil": lambda cls: cls(threshold=2.0),
     "LeadingFourier": lambda cls: cls(3, dim=0, norm="ortho"),
     "Parallel": lambda cls: cls(pylayers.Linear(3, 4), torch.nn.Sequential(pylayers.RMSNorm(3)), dim=0),

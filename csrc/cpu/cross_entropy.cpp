@@ -105,11 +105,10 @@ void gradient_of(scalar_t* to, const Call& call, int64_t row, int64_t target, ac
     const auto [d, at] = term(col, count);
     return z.with_slope(d, at);
   };
+  if constexpr (labels == Labels::probabilities) return write_row<acc_t>(to, dim, dim, whole, streamed);
+  const auto [d, at] = term(target, 1);  // first: dx may be the memory of x
   write_row<acc_t>(to, dim, dim, whole, streamed);
-  if constexpr (labels != Labels::probabilities) {
-    const auto [d, at] = term(target, 1);
-    store(to + target, z.with_slope(d - grad * (shares.keep * found.share), at), 1);
-  }
+  store(to + target, z.with_slope(d - grad * (shares.keep * found.share), at), 1);
 }
 
 // body(std::integral_constant<Labels, …>(), std::bool_constant<capped>())

@@ -22,18 +22,18 @@ struct Forward {
   void write_channels(const scalar_t* from, scalar_t* to, int64_t first, acc_t mean, acc_t rstd, Streamed streamed) const {
     for (int64_t c = first; c < first + sizes.each; ++c, from += sizes.positions, to += sizes.positions) {
       const acc_t scale = rstd * number<scalar_t>(args.weight, c, 1), bias = number<scalar_t>(args.bias, c, 0);
-      for_vectors<kLanes<acc_t>>(sizes.positions, [&](int64_t col, auto count) {
-        put(to + col, activate<activation>((load(from + col, count) - mean) * scale + bias), count, streamed);
-      });
+      const auto one = [=](auto x) { return activate<activation>((x - mean) * scale + bias); };
+      for_columns<scalar_t>(sizes.positions, [&](int64_t col, auto count) { put(to + col, each(one, load(from + col, count)), count, streamed); });
     }
   }
 
   template <class Streamed>
   void write_points(const scalar_t* from, scalar_t* to, int64_t first, acc_t mean, acc_t rstd, Streamed streamed) const {
     const Scale<scalar_t> scale(args.weight, 0);
-    for_vectors<kLanes<acc_t>>(sizes.each, [&](int64_t col, auto count) {
-      const auto b = args.bias ? load(data<scalar_t>(args.bias) + first + col, count) : Vector<acc_t>{};
-      put(to + col, activate<activation>((load(from + col, count) - mean) * (rstd * scale(first + col, count)) + b), count, streamed);
+    const auto one = [=](auto x, auto w, auto b) { return activate<activation>((x - mean) * (rstd * w) + b); };
+    for_columns<scalar_t>(sizes.each, [&](int64_t col, auto count) {
+      const auto w = scale(first + col, count), b = args.bias ? load(data<scalar_t>(args.bias) + first + col, count) : decltype(w){};
+      put(to + col, each(one, load(from + col, count), w, b), count, streamed);
     });
   }
 
@@ -106,17 +106,17 @@ struct Backward {
       const scalar_t *x = of.x + c * sizes.positions, *grad = of.grad + c * sizes.positions;
       const auto mean = splat(of.mean), scale = splat(of.rstd * number<scalar_t>(args.weight, first + c, 1));
       const auto bias = splat(number<scalar_t>(args.bias, first + c, 0));
+      const auto before = [=](auto grad, auto x) { return gradient_before<activation>(grad, x - mean, scale, bias); };
       Vector<acc_t> products{}, total{};
       for (int64_t start = 0; start < sizes.positions; start += run) {
         Vector<acc_t> run_products{}, run_total{};
         for (int64_t begin = start; begin < std::min(start + run, sizes.positions); begin += piece) {
           Vector<acc_t> some_products{}, some{};
-          for_vectors<kLanes<acc_t>>(std::min(piece, sizes.positions - begin), [&](int64_t col, auto count) {
-            const auto away = load(x + begin + col, count) - mean;
-            const auto dz = gradient_before<activation>(load(grad + begin + col, count), away, scale, bias);
+          for_columns<scalar_t>(std::min(piece, sizes.positions - begin), [&](int64_t col, auto count) {
+            const auto own = load(x + begin + col, count), dz = each(before, load(grad + begin + col, count), own);
             if constexpr (Keep::value) store(kept + c * sizes.positions + begin + col, dz, count);
-            some_products += dz * away;
-            some += dz;
+            some_products += together(dz * (own - of.mean));
+            some += together(dz);
           });
           run_products += some_products;
           run_total += some;
@@ -138,12 +138,15 @@ struct Backward {
       const int64_t channel = i % sizes.groups * sizes.each + c;
       const acc_t weight = number<scalar_t>(args.weight, channel, 1);
       const auto scale = splat(of.rstd * weight), bias = splat(number<scalar_t>(args.bias, channel, 0));
-      for_vectors<kLanes<acc_t>>(sizes.positions, [&](int64_t col, auto count) {
-        const auto away = load(x + col, count) - of.mean;
-        Vector<acc_t> dz;
-        if constexpr (Keep::value) dz = load(kept + c * sizes.positions + col, count);
-        else dz = gradient_before<activation>(load(grad + col, count), away, scale, bias);
-        put(to + col, (rounded(dz * weight) - shift - away * slope) * of.rstd, count, streamed);
+      const auto one = [&, weight](auto g, auto x) {  // g: dz where it was kept
+        const auto away = x - of.mean;
+        const auto dz = Keep::value ? g : gradient_before<activation>(g, away, scale, bias);
+        return (rounded(dz * weight) - shift - away * slope) * of.rstd;
+      };
+      for_columns<scalar_t>(sizes.positions, [&](int64_t col, auto count) {
+        const auto own = load(x + col, count);
+        if constexpr (Keep::value) put(to + col, each(one, load(kept + c * sizes.positions + col, count), own), count, streamed);
+        else put(to + col, each(one, load(grad + col, count), own), count, streamed);
       });
     }
   }

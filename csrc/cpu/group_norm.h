@@ -70,8 +70,8 @@ inline Moments<acc_t> moments_of(const scalar_t* from, int64_t dim) {
   for (int64_t begin = 0; begin < dim; begin += piece) {
     const int64_t some = std::min(piece, dim - begin);
     const scalar_t* const own = from + begin;
-    const acc_t mean = row_sum<acc_t>(some, [&](int64_t col, auto count) { return load(own + col, count); }) / acc_t(some);
-    all.add(acc_t(some), mean, row_sum<acc_t>(some, [&](int64_t col, auto count) {
+    const acc_t mean = sum_of_columns<scalar_t>(some, [&](int64_t col, auto count) { return load(own + col, count); }) / acc_t(some);
+    all.add(acc_t(some), mean, sum_of_columns<scalar_t>(some, [&](int64_t col, auto count) {
               const auto v = first_lanes(load(own + col, count) - mean, count);
               return v * v;
             }));

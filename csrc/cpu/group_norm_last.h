@@ -8,51 +8,29 @@
 #include <vector>
 
 #include "group_norm.h"
+#include "pairs.h"
 
 namespace pylayers::cpu::PYLAYERS_ISA {
-// Two vectors of neighbouring bfloat16, the even ones and the odd ones: much less work than to bring them into order. What belongs to
-// the channels lies likewise.
-struct Pair {};
-template <class V>
-struct Two {
-  V even, odd;
-};
-
-inline Two<Floats> load(const bfloat16* from, Pair) {
-  Words both;
-  std::memcpy(&both, from, sizeof(both));
-  return {bit_cast<Floats>(both << 16), bit_cast<Floats>(both & 0xffff0000)};
-}
-inline Two<Floats> load(const float* from, Pair) { return {load(from), load(from + kFloats)}; }
-
-inline void store(bfloat16* to, Two<Floats> v, Pair) {
-  const auto rounded = [](Floats v) {  // as Packed<bfloat16>::pack
-    const Words bits = bit_cast<Words>(v);
-    return v == v ? bits + (((bits >> 16) & 1) + 0x7fff) : bits | 0x400000;
-  };
-  const Words both = rounded(v.even) >> 16 | (rounded(v.odd) & 0xffff0000);
-  std::memcpy(to, &both, sizeof(both));
-}
-
 namespace {
 
-// f of vectors, or of both halves of each.
-template <class F, class V, class... Others>
-inline auto each(const F& f, V v, Others... others) { return f(v, others...); }
-template <class F, class V, class... Others>
-inline auto each(const F& f, Two<V> v, Others... others) {
-  return Two<V>{f(v.even, others.even...), f(v.odd, others.odd...)};
-}
-
-// body(col, Pair) for the columns of as many whole pairs as there are, if such are stored, and then as for_vectors.
-template <class scalar_t, class Body>
-inline void for_columns(int64_t dim, const Body& body) {
-  constexpr int lanes = kLanes<accumulation_t<scalar_t>>;
-  int64_t col = 0;
+// What belongs to channels as pairs lie, and back into their order.
+template <class scalar_t, class acc_t>
+inline void arrange([[maybe_unused]] acc_t* numbers, [[maybe_unused]] int64_t channels) {
   if constexpr (std::is_same_v<scalar_t, bfloat16>)
-    for (; col + 2 * lanes <= dim; col += 2 * lanes) body(col, Pair());
-  for (; col + lanes <= dim; col += lanes) body(col, Whole());
-  if (col < dim) body(col, dim - col);
+    for (acc_t* at = numbers; at + 2 * kFloats <= numbers + channels; at += 2 * kFloats) {
+      acc_t own[2 * kFloats];
+      std::copy_n(at, 2 * kFloats, own);
+      for (int i = 0; i < 2 * kFloats; ++i) at[i % 2 * kFloats + i / 2] = own[i];
+    }
+}
+template <class scalar_t, class acc_t>
+inline void arrange_back([[maybe_unused]] acc_t* numbers, [[maybe_unused]] int64_t channels) {
+  if constexpr (std::is_same_v<scalar_t, bfloat16>)
+    for (acc_t* at = numbers; at + 2 * kFloats <= numbers + channels; at += 2 * kFloats) {
+      acc_t own[2 * kFloats];
+      std::copy_n(at, 2 * kFloats, own);
+      for (int i = 0; i < 2 * kFloats; ++i) at[i] = own[i % 2 * kFloats + i / 2];
+    }
 }
 
 // What belongs to each channel of one input: numbers one behind the other, filled for another input when it comes.
@@ -80,16 +58,9 @@ struct Channels {
       store(of(kind) + col, load(of(kind) + col, count) * load(of(by) + col, count), count);
     });
   }
-  // Brings all of it into the order of pairs.
   template <class scalar_t>
-  void arrange() {
-    if constexpr (std::is_same_v<scalar_t, bfloat16>)
-      for (int kind = 0; kind < kinds; ++kind)
-        for (acc_t* at = of(kind); at + 2 * kFloats <= of(kind) + channels; at += 2 * kFloats) {
-          acc_t own[2 * kFloats];
-          std::copy_n(at, 2 * kFloats, own);
-          for (int i = 0; i < 2 * kFloats; ++i) at[i % 2 * kFloats + i / 2] = own[i];
-        }
+  void arrange_all() {
+    for (int kind = 0; kind < kinds; ++kind) arrange<scalar_t>(of(kind), channels);
   }
   // Whether there is another input than before.
   bool turn_to(int64_t n) { return std::exchange(batch, n) != n; }
@@ -142,19 +113,19 @@ struct LastForward {
     for (acc_t* sum : {shift, means, squares}) std::fill_n(sum, channels, acc_t(0));
     for_row_blocks(first, first + some, [&](int64_t position, auto rows) {
       const scalar_t* const from = row(n, position);
-      for_vectors<kLanes<acc_t>>(channels, [&](int64_t col, auto count) {
-        Vector<acc_t> sum{};
+      for_columns<scalar_t>(channels, [&](int64_t col, auto count) {
+        auto sum = load(shift + col, count);
 #pragma GCC unroll 4
-        for (int r = 0; r < rows; ++r) sum += load(from + r * channels + col, count);
-        store(shift + col, load(shift + col, count) + sum / acc_t(some), count);
+        for (int r = 0; r < rows; ++r) sum += load(from + r * channels + col, count) * (1 / acc_t(some));
+        store(shift + col, sum, count);
       });
     });
     for_row_blocks(first, last, [&](int64_t position, auto rows) {
       const scalar_t* const from = row(n, position);
-      for_vectors<kLanes<acc_t>>(channels, [&](int64_t col, auto count) {
+      for_columns<scalar_t>(channels, [&](int64_t col, auto count) {
         const auto about = load(shift + col, count);
         ask_ahead<rows>(from, col, count);
-        Vector<acc_t> sum{}, square{};
+        auto sum = decltype(about){}, square = sum;
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
           const auto away = load(from + r * channels + col, count) - about;
@@ -165,6 +136,7 @@ struct LastForward {
         store(squares + col, load(squares + col, count) + square, count);
       });
     });
+    for (acc_t* sum : {shift, means, squares}) arrange_back<scalar_t>(sum, channels);
     for_vectors<kLanes<acc_t>>(channels, [&](int64_t col, auto count) {
       const auto sum = load(means + col, count), mean = sum / acc_t(last - first);
       const auto left = load(squares + col, count) - mean * sum;
@@ -192,7 +164,7 @@ struct LastForward {
     own.template fill<scalar_t>(2, args.weight, 1);
     own.template fill<scalar_t>(3, args.bias, 0);
     own.multiply(1, 2);
-    own.template arrange<scalar_t>();
+    own.template arrange_all<scalar_t>();
   }
 
   void write() const {
@@ -256,8 +228,8 @@ struct LastBackward {
       own.spread(4, sizes, n, data<acc_t>(args.means));
       own.spread(5, sizes, n, static_cast<const acc_t*>(data<acc_t>(args.means)) + groups);
       own.multiply(4, 1);
-      own.template arrange<scalar_t>();
     }
+    own.template arrange_all<scalar_t>();
   }
 
   // In runs of positions: the longer a sum, the more it rounds.
@@ -276,22 +248,24 @@ struct LastBackward {
         store(sums + second + col, load(sums + second + col, count) + load(some.of(1) + col, count), count);
       });
     }
+    for (acc_t* sum : {sums, sums + second}) arrange_back<scalar_t>(sum, channels);
   }
 
   // Σ dz · (x − mean) and Σ dz
   void add_run(Channels<acc_t, 4>& own, Channels<acc_t, 2>& some, int64_t n, int64_t first, int64_t last) const {
     for_row_blocks(first, last, [&](int64_t position, auto rows) {
       const scalar_t *const from = row(args.x, n, position), *const grad = row(args.grad, n, position);
-      for_vectors<kLanes<acc_t>>(sizes.channels, [&](int64_t col, auto count) {
+      for_columns<scalar_t>(sizes.channels, [&](int64_t col, auto count) {
         const auto mean = load(own.of(0) + col, count), bias = load(own.of(3) + col, count);
         const auto scale = load(own.of(1) + col, count) * load(own.of(2) + col, count);
-        Vector<acc_t> products{}, sum{};
+        auto products = decltype(mean){}, sum = products;
         ask_ahead<rows>(from, col, count);
         ask_ahead<rows>(grad, col, count);
 #pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
           const auto away = load(from + r * sizes.channels + col, count) - mean;
-          const auto dz = gradient_before<activation>(load(grad + r * sizes.channels + col, count), away, scale, bias);
+          const auto before = [](auto grad, auto away, auto scale, auto bias) { return gradient_before<activation>(grad, away, scale, bias); };
+          const auto dz = each(before, load(grad + r * sizes.channels + col, count), away, scale, bias);
           products += dz * away;
           sum += dz;
         }

@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-#include "rows.h"
+#include "pairs.h"
 
 namespace pylayers::cpu::PYLAYERS_ISA {
 
@@ -41,8 +41,9 @@ struct Scale {  // offset + weight, or 1
   Scale(Input weight, double offset) : weight(static_cast<const scalar_t*>(weight.data)), offset(offset) {}
 
   template <class Count>
-  Vector<acc_t> operator()(int64_t col, Count count) const {
-    return weight ? load(weight + col, count) + offset : splat(acc_t(1));
+  auto operator()(int64_t col, Count count) const {
+    using V = decltype(load(weight + col, count));
+    return weight ? load(weight + col, count) + offset : V{} + acc_t(1);
   }
 };
 
@@ -65,7 +66,7 @@ inline Statistics<typename Norm::acc_t> statistics(const typename Norm::row_t* f
   acc_t mean = 0, squares = first_sum;
   if constexpr (Norm::centred) {
     mean = first_sum / acc_t(dim);
-    squares = row_sum<acc_t>(dim, [&](int64_t col, auto count) {
+    squares = sum_of_columns<typename Norm::row_t>(dim, [&](int64_t col, auto count) {
       const auto v = first_lanes(load(from + col, count) - mean, count);
       return v * v;
     });
@@ -79,7 +80,8 @@ inline typename Norm::acc_t add_row(typename Norm::row_t* to, const NormForward&
   using scalar_t = typename Norm::scalar_t;
   using acc_t = typename Norm::acc_t;
   const auto add = [&](const scalar_t* a, const auto* b) {
-    return row_sum<acc_t>(args.x.dim(), [&](int64_t col, auto count) {
+    using residual_t = std::remove_cv_t<std::remove_pointer_t<decltype(b)>>;
+    return sum_of_columns<columns_of<scalar_t, residual_t, typename Norm::row_t>>(args.x.dim(), [&](int64_t col, auto count) {
       return first_term<Norm>(store_and_load(to + col, load(a + col, count) + load(b + col, count), count));
     });
   };
@@ -122,7 +124,7 @@ struct ForwardRows {
         from[i] = row_of<row_t>(args.total, row);
       } else {
         const row_t* own = from[i] = row_of<row_t>(args.x, row);
-        first_sum = row_sum<acc_t>(dim, [&](int64_t col, auto count) { return first_term<Norm>(load(own + col, count)); });
+        first_sum = sum_of_columns<row_t>(dim, [&](int64_t col, auto count) { return first_term<Norm>(load(own + col, count)); });
       }
       of[i] = statistics<Norm>(from[i], dim, args.eps, first_sum);
       if (args.mean) static_cast<acc_t*>(args.mean.data)[row] = of[i].mean;
@@ -133,8 +135,8 @@ struct ForwardRows {
   void write(const NormForward& args) const {
     const Scale<scalar_t> scale(args.weight, args.offset);
     const auto* bias = static_cast<const scalar_t*>(args.bias.data);
-    for_vectors<kLanes<acc_t>>(args.x.dim(), [&](int64_t col, auto count) {
-      const auto w = scale(col, count), b = bias ? load(bias + col, count) : Vector<acc_t>{};
+    for_columns<columns_of<scalar_t, row_t>>(args.x.dim(), [&](int64_t col, auto count) {
+      const auto w = scale(col, count), b = bias ? load(bias + col, count) : decltype(w){};
 #pragma GCC unroll 4
       for (int i = 0; i < rows; ++i) store(to[i] + col, (load(from[i] + col, count) - of[i].mean) * of[i].rstd * w + b, count);
     });

@@ -172,24 +172,26 @@ inline void store(scalar_t* to, Vector<accumulation_t<scalar_t>> v, int64_t coun
 }
 
 // A store past the caches, to an address that is a multiple of the stored vector's size.
-template <class scalar_t>
-inline void stream(scalar_t* to, Vector<accumulation_t<scalar_t>> v) {
-  const auto packed = Packed<scalar_t>::pack(v);
+template <class packed_t>
+inline void stream_bytes(void* to, const packed_t& packed) {
 #if defined(__x86_64__)
   if constexpr (sizeof(packed) % 16 == 0) {  // stores of one cache line meet again in the write-combining buffer
-    for (size_t i = 0; i < sizeof(packed); i += 16) {
-      __m128i part;
-      std::memcpy(&part, reinterpret_cast<const char*>(&packed) + i, 16);
-      _mm_stream_si128(reinterpret_cast<__m128i*>(reinterpret_cast<char*>(to) + i), part);
-    }
+    for (size_t i = 0; i < sizeof(packed); i += 16)
+      _mm_stream_si128(reinterpret_cast<__m128i*>(static_cast<char*>(to) + i), read<__m128i>(reinterpret_cast<const char*>(&packed) + i));
     return;
   }
 #endif
-  std::memcpy(to, &packed, sizeof(packed));
+  write(to, packed);
 }
 
+template <class scalar_t>
+inline void stream(scalar_t* to, Vector<accumulation_t<scalar_t>> v) { stream_bytes(to, Packed<scalar_t>::pack(v)); }
+
 template <class acc_t>
-using Indices = Vector<std::conditional_t<sizeof(acc_t) == 8, int64_t, int32_t>>;
+using Index = std::conditional_t<sizeof(acc_t) == 8, int64_t, int32_t>;
+
+template <class acc_t>
+using Indices = Vector<Index<acc_t>>;
 
 template <class acc_t>
 using Lanes = std::make_integer_sequence<int, kLanes<acc_t>>;
@@ -218,7 +220,7 @@ inline acc_t sum(Vector<acc_t> v) {
 // v with another number behind its first `count` lanes.
 template <class acc_t, int... lane>
 inline Vector<acc_t> first_or(Vector<acc_t> v, int64_t count, acc_t otherwise, std::integer_sequence<int, lane...>) {
-  return Indices<acc_t>{lane...} < static_cast<std::conditional_t<sizeof(acc_t) == 8, int64_t, int32_t>>(count) ? v : splat(otherwise);
+  return Indices<acc_t>{lane...} < static_cast<Index<acc_t>>(count) ? v : splat(otherwise);
 }
 template <class acc_t>
 inline Vector<acc_t> first_or(Vector<acc_t> v, int64_t count, acc_t otherwise) {

@@ -51,6 +51,11 @@ PYLAYERS_API at::Tensor cross_entropy(const at::Tensor& input, const at::Tensor&
                                       std::string_view reduction = "mean", int64_t ignore_index = -100, double label_smoothing = 0,
                                       double z_loss = 0, std::optional<double> softcap = {},
                                       std::optional<at::ScalarType> dtype = {});
+PYLAYERS_API at::Tensor linear_cross_entropy(const at::Tensor& input, const at::Tensor& linear_weight, const at::Tensor& target,
+                                             const std::optional<at::Tensor>& linear_bias = {}, const std::optional<at::Tensor>& weight = {},
+                                             std::string_view reduction = "mean", int64_t ignore_index = -100, double label_smoothing = 0,
+                                             double z_loss = 0, std::optional<double> softcap = {}, std::optional<int64_t> chunk_rows = {},
+                                             std::optional<at::ScalarType> dtype = {});
 PYLAYERS_API at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
                                std::optional<std::string_view> activation = {}, double scale = 1);
 PYLAYERS_API at::Tensor bilinear(const at::Tensor& input1, const at::Tensor& input2, const at::Tensor& weight,

@@ -11,6 +11,7 @@ from .halve_until import HalveUntil
 from .layer_norm import LayerNorm, LazyLayerNorm
 from .leading_fourier import LeadingFourier
 from .linear import LazyLinear, Linear
+from .linear_cross_entropy import LazyLinearCrossEntropyLoss, LinearCrossEntropyLoss
 from .parallel import Parallel
 from .rms_norm import LazyRMSNorm, RMSNorm
 from .rotary import RotaryEmbedding
@@ -40,11 +41,13 @@ __all__ = [
     "LazyGroupNorm",
     "LazyLayerNorm",
     "LazyLinear",
+    "LazyLinearCrossEntropyLoss",
     "LazyRMSNorm",
     "LazyScaledLinear",
     "LazyTensorReduction",
     "LeadingFourier",
     "Linear",
+    "LinearCrossEntropyLoss",
     "LogSoftmax",
     "Parallel",
     "RMSNorm",

@@ -10,6 +10,7 @@ from .halve_until import halve_until
 from .layer_norm import layer_norm
 from .leading_fourier import leading_fourier
 from .linear import linear
+from .linear_cross_entropy import linear_cross_entropy
 from .parallel import parallel_linear
 from .rms_norm import rms_norm
 from .rotary import rotary
@@ -32,6 +33,7 @@ __all__ = [
     "layer_norm",
     "leading_fourier",
     "linear",
+    "linear_cross_entropy",
     "log_softmax",
     "parallel_linear",
     "reglu",

@@ -1,0 +1,84 @@
+#include "chunks.h"
+
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/mm.h>
+
+namespace pylayers {
+namespace {
+
+// Rows in memory for which there is time to read and write what all chunks add to: the gradient of the weight.
+constexpr int64_t kCpuBytes = 32 << 20, kLeastOnCpu = 256, kMostOnCpu = 2048, kCpuMultiple = 64;
+constexpr int64_t kGpuBytes = 1 << 30, kLeastOnGpu = 2048, kMostOnGpu = 8192, kGpuMultiple = 256;
+constexpr int64_t kConverted = 1 << 20;  // numbers of the weight at a time: 4 MB
+constexpr int64_t kAdded = 1 << 24;      // of its gradient, where that is added in a second step
+
+}  // namespace
+
+int64_t rows_at_once(const Tensor& like, int64_t rows, int64_t classes, int64_t asked) {
+  if (asked) return std::min(asked, rows);
+  const bool gpu = like.is_cuda();
+  const auto acc = accumulation_dtype(like.scalar_type());
+  const int64_t copy = gpu && acc != like.scalar_type() ? like.element_size() : 0;  // of the gradient, as an operand
+  const int64_t fit = (gpu ? kGpuBytes : kCpuBytes) / (classes * (static_cast<int64_t>(c10::elementSize(acc)) + copy));
+  const int64_t multiple = gpu ? kGpuMultiple : kCpuMultiple;
+  const int64_t most = gpu ? std::clamp(fit, kLeastOnGpu, kMostOnGpu) : std::clamp(fit, kLeastOnCpu, kMostOnCpu);
+  return std::min(most / multiple * multiple, rows);
+}
+
+Chunk::Chunk(const Tensor& like, int64_t rows, int64_t most, int64_t inner)
+    : acc_(accumulation_dtype(like.scalar_type())), converts_(!like.is_cuda() && acc_ != like.scalar_type()),
+      mixes_(like.is_cuda() && acc_ != like.scalar_type()), rows_(acc_), weights_(acc_), memory_(acc_) {
+  memory_.block(like, {rows, most});  // once for all
+  if (converts_) rows_.block(like, {rows, inner});
+}
+
+void Chunk::take(const Tensor& x) { x_ = converts_ ? rows_.load(x) : x; }
+
+template <class Body>
+void Chunk::for_blocks(const Tensor& w, const Body& body) {
+  const int64_t classes = w.size(0), size = converts_ ? std::max<int64_t>(kConverted / std::max<int64_t>(w.size(1), 1), 64) : classes;
+  for (int64_t i = 0; i < pieces(classes, size); ++i) {
+    const Range range = piece(classes, size, i);
+    const Tensor block = rows_of(w, range);
+    body(range, converts_ ? weights_.load(block) : block);
+  }
+}
+
+Tensor Chunk::logits(const Tensor& w, const Tensor& bias) {
+  const Tensor all = memory_.block(x_, {x_.size(0), w.size(0)});
+  for_blocks(w, [&](Range range, const Tensor& own) {
+    Tensor to = columns_of(all, range);
+    if (mixes_) at::mm_out(to, x_, own.t(), acc_);
+    else if (!bias.defined()) at::mm_out(to, x_, own.t());
+    else at::addmm_out(to, bias.narrow(0, range.first, range.count()), x_, own.t());
+    if (mixes_ && bias.defined()) to.add_(bias);
+  });
+  return all;
+}
+
+void Chunk::add_gradients(const Tensor& d, const Tensor& w, const Tensor& dx, bool first_of_dx, const Tensor& dw, bool first_of_dw) {
+  if (mixes_) {
+    const Tensor own = d.to(w.scalar_type());
+    if (dx.defined()) {
+      Tensor to = dx;
+      first_of_dx ? at::mm_out(to, own, w, acc_) : to.add_(at::mm(own, w, acc_));
+    }
+    const int64_t size = std::max<int64_t>(kAdded / w.size(1), 1);
+    for (int64_t i = 0; dw.defined() && i < pieces(w.size(0), size); ++i) {
+      const Range range = piece(w.size(0), size, i);
+      Tensor to = rows_of(dw, range);
+      const Tensor columns = columns_of(own, range).t();
+      first_of_dw ? at::mm_out(to, columns, x_, acc_) : to.add_(at::mm(columns, x_, acc_));
+    }
+    return;
+  }
+  for_blocks(w, [&](Range range, const Tensor& own) {
+    const Tensor columns = columns_of(d, range);
+    if (Tensor to = dx; to.defined()) at::addmm_out(to, to, columns, own, /*beta=*/first_of_dx && range.first == 0 ? 0 : 1);
+    if (!dw.defined()) return;
+    Tensor to = rows_of(dw, range);
+    at::addmm_out(to, to, columns.t(), x_, /*beta=*/first_of_dw ? 0 : 1);
+  });
+}
+
+}  // namespace pylayers

@@ -1,4 +1,4 @@
-"""A small LLaMA-style language model over bytes, and what its training costs with one set of layers or another.
+"""A small LLaMA-style language model over bytes, or pairs of them, and what its training costs with one set of layers or another.
 
 The model takes its layer classes as arguments, so that torch.nn's layers and ours meet in the very same code. It
 learns the source code of Python's standard library, which every machine has.
@@ -16,8 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pylayers
-
-VOCAB = 256
 
 
 class PlainGatedMLP(nn.Module):
@@ -71,6 +69,17 @@ class PlainRotary(nn.Module):
         return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x.dtype)
 
 
+class LossOfLogits(nn.Module):
+    """A linear map and its cross entropy as one writes them: the matrix of logits exists, and so do others of its size."""
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, num_classes, bias=False)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(self.linear(input).float(), target)
+
+
 @dataclass(frozen=True)
 class Layers:
     """The classes that a model is built of."""
@@ -80,12 +89,15 @@ class Layers:
     linear: Callable[..., nn.Module]
     gated_mlp: Callable[..., nn.Module]
     rotary: Callable[..., nn.Module]
+    loss: Callable[..., nn.Module]  # (dim, vocab), with the linear map that gives the logits
 
 
-TORCH = Layers(nn.RMSNorm, PlainAddRMSNorm, nn.Linear, PlainGatedMLP, PlainRotary)
-OURS = Layers(pylayers.RMSNorm, pylayers.AddRMSNorm, pylayers.Linear, pylayers.GatedMLP, pylayers.RotaryEmbedding)
-# Ours without the fused residual stream and rotation.
-UNFUSED = Layers(pylayers.RMSNorm, AddThenRMSNorm, pylayers.Linear, pylayers.GatedMLP, PlainRotary)
+TORCH = Layers(nn.RMSNorm, PlainAddRMSNorm, nn.Linear, PlainGatedMLP, PlainRotary, LossOfLogits)
+OURS = Layers(
+    pylayers.RMSNorm, pylayers.AddRMSNorm, pylayers.Linear, pylayers.GatedMLP, pylayers.RotaryEmbedding, pylayers.LinearCrossEntropyLoss
+)
+# Ours without the fused residual stream, rotation and loss.
+UNFUSED = Layers(pylayers.RMSNorm, AddThenRMSNorm, pylayers.Linear, pylayers.GatedMLP, PlainRotary, LossOfLogits)
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,11 @@ class Config:
     steps: int = 150
     lr: float = 2e-3
     seed: int = 0
+    bytes_per_token: int = 1
+
+    @property
+    def vocab(self) -> int:
+        return 256**self.bytes_per_token
 
     @property
     def head_dim(self) -> int:
@@ -143,23 +160,23 @@ class Block(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """Bytes [batch, tokens] → scores of the next byte [batch, tokens, 256]."""
+    """Tokens [batch, tokens] → scores of the next token [batch, tokens, vocab], or with `following` the loss of these."""
 
     def __init__(self, config: Config, layers: Layers) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(VOCAB, config.dim)
+        self.embedding = nn.Embedding(config.vocab, config.dim)
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.norm = layers.rms_norm(config.dim, eps=1e-5)
         rotary = layers.rotary(config.head_dim, config.tokens)  # one for all blocks
         self.blocks = nn.ModuleList(Block(config, layers, rotary) for _ in range(config.blocks))
-        self.head = layers.linear(config.dim, VOCAB, bias=False)
+        self.loss = layers.loss(config.dim, config.vocab)
 
-    def forward(self, bytes: Tensor) -> Tensor:
-        residual = self.embedding(bytes)
+    def forward(self, tokens: Tensor, following: Tensor | None = None) -> Tensor:
+        residual = self.embedding(tokens)
         x = self.norm(residual)
         for block in self.blocks:
             x, residual = block(x, residual)
-        return self.head(x)
+        return self.loss.linear(x) if following is None else self.loss(x.flatten(0, 1), following.flatten())
 
 
 def build(config: Config, layers: Layers, device: torch.device) -> LanguageModel:
@@ -182,9 +199,16 @@ def standard_library() -> tuple[Tensor, Tensor]:
     return tuple(torch.frombuffer(bytearray(text), dtype=torch.uint8).long() for text in (training, held_out))
 
 
+def as_tokens(text: Tensor, config: Config) -> Tensor:
+    """Neighbouring bytes as one number; those that are too few for one are left out."""
+    size = config.bytes_per_token
+    digits = text[: len(text) // size * size].view(-1, size)
+    return (digits * 256 ** torch.arange(size, device=text.device)).sum(-1)
+
+
 def batches(text: Tensor, config: Config, count: int, device: torch.device, seed: int) -> Iterator[Tensor]:
-    """Random windows [batch, tokens + 1]: what goes in, and the byte that follows each."""
-    generator = torch.Generator().manual_seed(seed)
+    """Random windows [batch, tokens + 1]: what goes in, and the token that follows each."""
+    generator, text = torch.Generator().manual_seed(seed), as_tokens(text, config)
     window = torch.arange(config.tokens + 1)
     for _ in range(count):
         start = torch.randint(len(text) - config.tokens, (config.batch, 1), generator=generator)
@@ -218,17 +242,17 @@ class Trainer:
         windows = batches(text, self.config, count, self.device, seed=1)
         return sum(self._loss(self.model, each).item() for each in windows) / count
 
-    def _loss(self, forward: Callable[[Tensor], Tensor], windows: Tensor) -> Tensor:
+    def _loss(self, forward: Callable[[Tensor, Tensor], Tensor], windows: Tensor) -> Tensor:
         with self._autocast():
-            scores = forward(windows[:, :-1])
-            return F.cross_entropy(scores.flatten(0, 1).float(), windows[:, 1:].flatten())
+            return forward(windows[:, :-1], windows[:, 1:])
 
     @torch.no_grad()
     def generate(self, prompt: bytes, length: int, temperature: float = 0.7) -> bytes:
         generator = torch.Generator(self.device).manual_seed(0)
-        text = torch.tensor([list(prompt)], device=self.device)
-        for _ in range(length):
+        size = self.config.bytes_per_token
+        text = as_tokens(torch.tensor(list(prompt), device=self.device), self.config)[None]
+        for _ in range(length // size):
             scores = self.model(text[:, -self.config.tokens :])[:, -1].float()
             following = torch.multinomial((scores / temperature).softmax(-1), 1, generator=generator)
             text = torch.cat((text, following), dim=1)
-        return bytes(text[0].tolist())
+        return b"".join(token.to_bytes(size, "little") for token in text[0].tolist())

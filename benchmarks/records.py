@@ -65,6 +65,10 @@ class Case:
         return "×".join(map(str, self.size))
 
     @property
+    def element_size(self) -> int:
+        return {"float64": 8, "float32": 4}.get(self.dtype, 2)
+
+    @property
     def ours(self) -> list[str]:
         """Our backends, the one that serves by default first."""
         return [name for name, entry in self.entries.items() if entry.role == "ours"]

@@ -16,12 +16,14 @@ SPEEDUP = {
     **{"softmax": 1.0, "log_softmax": 1.0, "softmax dim 0": 1.0},
     **{f"scaled_masked_softmax{kind}": 1.5 for kind in ("", " bool", " causal")},
     **{"center": 1.5, "center dim=-1": 1.5, "centered_affine": 1.5, "halve_until": 1.5, "dropout_add": 1.5},
-    **{"cross_entropy": 1.5, "cross_entropy smoothing z_loss": 1.5},
+    **{"cross_entropy": 1.5, "cross_entropy smoothing z_loss": 1.5, "linear_cross_entropy": 1.0},
     "parallel_linear": 1.5,
     **{"rotary": 1.5, "rotary interleaved": 1.5},
 }
 # Of forward + backward, at every size.
 STEP_SPEEDUP = {"bilinear": 3.0, "tensor_reduction": 3.0, "tensor_reduction symmetric": 3.0}
+# Losses of a linear map without its logits: beyond the gradients, and one sum of that of the weight in float32.
+LOGITS_SHARE = 0.1
 ROOF_SHARE = 0.9
 WORKSPACE_BYTES = 1 << 20  # fits the cache of a core; beyond it, memory counts
 CALL_SHARE = 0.5
@@ -51,7 +53,7 @@ def judge(results: Results) -> list[dict]:
     wall = [case for case in results.timed("wall") if case.ours]
     targets = [*_calls(results.timed("call"))]
     targets += [*_headlines(wall)] if results.device == "cpu" else [*_gpu_shares(results.timed("kernel"))]
-    targets += [*_steps(wall), *_everywhere(wall), *_model(results.model)]
+    targets += [*_steps(wall), *_without_logits(wall), *_everywhere(wall), *_model(results.model)]
     return [asdict(target) for target in targets]
 
 
@@ -101,12 +103,31 @@ def _steps(cases: list[Case]) -> Iterator[Target]:
         yield Target(f"forward + backward {factor:g}x eager at every size", title, speedup >= factor, measured)
 
 
+def _without_logits(cases: list[Case]) -> Iterator[Target]:
+    """Of forward + backward, at the headline and at every larger vocabulary."""
+    for case in cases:
+        if case.title != "linear_cross_entropy" or case.step == "forward" or case.size[-1] < 32000:
+            continue
+        where, (rows, inner, classes) = f"{case.title} {case.shape} {case.dtype}", case.size
+        gradients = (rows + classes) * inner * case.element_size
+        goal = f"at most {LOGITS_SHARE:.0%} of eager's memory beyond gradients and a float32 sum"
+        ours, eager = (case.entries[name].peak_bytes for name in (case.ours[0], "eager"))
+        if ours is None or eager is None:
+            yield Target(goal, where, None, "not measured")
+        else:
+            ours, eager = ours - gradients - 4 * classes * inner, eager - gradients
+            yield Target(goal, where, ours <= LOGITS_SHARE * eager, f"{ours / 1e6:.0f} MB against {eager / 1e6:.0f} MB")
+        for name, entry in case.entries.items():
+            if entry.role == "peer" and (against := case.speedup(case.ours[0], name)):
+                yield Target(f"not slower than {name}", where, against * NOISE >= 1, f"{against:.2f}x")
+
+
 def _gpu_shares(cases: list[Case]) -> Iterator[Target]:
     """Of kernel time. A backward's own time is the difference of the two steps, for the copy as well."""
     forwards = {case.key[:3]: case for case in cases if case.step == "forward"}
     for case in cases:
         ours, where = case.ours[0] if case.ours else "", f"{case.title} {case.shape} {case.dtype}"
-        if case.op in PRODUCTS or case.bytes < LARGE_BYTES or not case.median(ours):
+        if case.op in PRODUCTS or case.roof not in ("copy", "clone") or case.bytes < LARGE_BYTES or not case.median(ours):
             continue
         if case.step == "forward":
             share, what = case.of_roof(ours, "copy"), "forward"

@@ -95,6 +95,19 @@ def test_ones_vs_zeros(capsys):
     assert len(rates) == 2 and min(rates) >= 98
 
 
+def test_train_lm(capsys, monkeypatch):
+    """Of pairs of bytes, whose logits would be most of what a small model takes."""
+    sizes = "--steps 4 --dim 32 --hidden 64 --heads 2 --blocks 1 --batch 4 --tokens 128 --bytes-per-token 2"
+    monkeypatch.setattr("sys.argv", ["train_lm.py", *sizes.split()])
+    output = output_of("train_lm", capsys)
+    before, after = (float(found) for found in re.findall(r"held-out loss \w+: +([\d.]+)", output))
+    assert after < before < 11.2
+    peaks = re.search(r"peak memory of a step: ([\d,]+) MB with logits, ([\d,]+) MB with LinearCrossEntropyLoss", output)
+    with_logits, without = (int(peak.replace(",", "")) for peak in peaks.groups())
+    assert without < with_logits / 2
+    assert output.rstrip().splitlines()[-1]  # what it writes
+
+
 def test_tour(tmp_path):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)

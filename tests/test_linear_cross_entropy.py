@@ -260,8 +260,8 @@ def test_linear_cross_entropy_opcheck(grad):
         harness.passes_opcheck("linear_cross_entropy_forward", *plain, mask)
     loss, *saved = torch.ops.pylayers.linear_cross_entropy_forward(*plain, [True] * 3)
     one = torch.tensor(2.0, requires_grad=grad)
-    for incoming in (one, loss.clone().requires_grad_(grad)):
-        arguments = (incoming, x, w, target, bias, classes, *saved, IGNORED, 0.1, 0.1, 0.0, 2, True, [True] * 3)
+    for incoming, total in ((one, torch.tensor(4.0)), (one, None), (loss.clone().requires_grad_(grad), None)):
+        arguments = (incoming, x, w, target, bias, classes, *saved, total, IGNORED, 0.1, 0.1, 0.0, 2, [True] * 3)
         harness.passes_opcheck("linear_cross_entropy_backward", *arguments)
 
 

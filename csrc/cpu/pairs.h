@@ -46,10 +46,11 @@ inline Two<V> operator-(Two<V> a, element_t<V> b) { return {a.even - b, a.odd - 
 template <class V>
 inline Two<V> operator*(Two<V> a, element_t<V> b) { return {a.even * b, a.odd * b}; }
 
-// The bits of bfloat16, where those of float have their upper half.
-inline Words rounded_bits(Floats v) {  // as Packed<bfloat16>::pack
+// The bits of bfloat16, where those of float have their upper half. A nan that came from bfloat16, or out of arithmetic, has zeros in the
+// lower one: to it nothing is carried over.
+inline Words rounded_bits(Floats v) {
   const Words bits = bit_cast<Words>(v);
-  return (v == v ? bits + (((bits >> 16) & 1) + 0x7fff) : bits | 0x400000) & 0xffff0000;
+  return (bits + (((bits >> 16) & 1) + 0x7fff)) & 0xffff0000;
 }
 
 inline Two<Floats> load(const bfloat16* from, Pair) {

@@ -7,7 +7,7 @@ namespace pylayers {
 namespace {
 
 // Rows in memory for which there is time to read and write what all chunks add to: the gradient of the weight.
-constexpr int64_t kCpuBytes = 32 << 20, kLeastOnCpu = 256, kMostOnCpu = 2048, kCpuMultiple = 64;
+constexpr int64_t kCpuBytes = 64 << 20, kLeastOnCpu = 512, kMostOnCpu = 2048, kCpuMultiple = 64;
 constexpr int64_t kGpuBytes = 1 << 30, kLeastOnGpu = 2048, kMostOnGpu = 8192, kGpuMultiple = 256;
 constexpr int64_t kConverted = 1 << 20;  // numbers of the weight at a time: 4 MB
 constexpr int64_t kAdded = 1 << 24;      // of its gradient, where that is added in a second step

@@ -102,8 +102,9 @@ Tensor run_forward(const Tensor& input, const Tensor& target, const Tensor& weig
   const auto [loss, top, scale, share] =
       forward_op(input, target, weight, extras[kIgnoreIndex].toInt(), extras[kSmoothing].toDouble(), extras[kZLoss].toDouble(),
                  extras[kSoftcap].toDouble());
-  if (saved) *saved = {input, target, weight, top, scale, share};
-  return reduced(loss, share, reduction, extras[kDtype].toScalarType());
+  const auto [result, total] = reduced_with_total(loss, share, reduction, extras[kDtype].toScalarType());
+  if (saved) *saved = {input, target, weight, top, scale, share, total};
+  return result;
 }
 
 const Differentiable kDifferentiable = {
@@ -113,7 +114,7 @@ const Differentiable kDifferentiable = {
       const Tensor &input = saved[0], &share = saved[5];
       const auto reduction = static_cast<Reduction>(extras[kReduction].toInt());
       Tensor each = in_dtype(grad, accumulation_dtype(input.scalar_type()));
-      if (reduction == Reduction::mean) each = each / share.sum();
+      if (reduction == Reduction::mean) each = each / saved[6];
       return {backward_op(each.expand_symint(share.sym_sizes()), input, saved[1], saved[2], saved[3], saved[4], share,
                           extras[kIgnoreIndex].toInt(), extras[kSmoothing].toDouble(), extras[kZLoss].toDouble(),
                           extras[kSoftcap].toDouble()),

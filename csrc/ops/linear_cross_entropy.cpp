@@ -90,12 +90,9 @@ struct Plain {
   }
 };
 
-// What each row's loss is multiplied by; 0 for a mean over nothing, whose rows count for nothing.
-Tensor factor_of(const Tensor& grad, const Tensor& share, bool mean) {
-  const Tensor g = in_dtype(grad, share.scalar_type());
-  if (!mean) return g;
-  const Tensor total = share.sum();
-  return at::where(total == 0, at::zeros_like(g), g / total);
+// What each row's gradient is multiplied by; 0 for a mean over nothing, whose rows count for nothing. total: Σ share, of a mean.
+Tensor factor_of(const Tensor& grad, const Tensor& total) {
+  return total.defined() ? at::where(total == 0, at::zeros_like(grad), grad / total) : grad;
 }
 
 // ---- chunks
@@ -228,7 +225,7 @@ Seven forward(const Tensor& input, const Tensor& w, const Tensor& target, const 
 
 Triple allocate_backward(const Tensor&, const Tensor& input, const Tensor& w, const Tensor&, const OptionalTensor&, const OptionalTensor&,
                          const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-                         int64_t, double, double, double, int64_t, bool, Mask mask) {
+                         const OptionalTensor&, int64_t, double, double, double, int64_t, Mask mask) {
   return {mask[0] ? allocate_like(input) : nothing(input), mask[1] ? allocate_like(w) : nothing(input),
           mask[2] ? allocate(w, w.sym_sizes().slice(0, w.dim() - 1), w.scalar_type()) : nothing(input)};
 }
@@ -248,13 +245,13 @@ void scale_to(const Tensor& to, const Tensor& from, const Tensor& factor) {
 // grad has the dtype acc: one number, or with the gradients not given one for each row, [positions, rows].
 Triple backward(const Tensor& grad, const Tensor& input, const Tensor& w, const Tensor& target, const OptionalTensor& bias,
                 const OptionalTensor& weight, const Tensor& top, const Tensor& scale, const Tensor& share, const OptionalTensor& dinput,
-                const OptionalTensor& dw, const OptionalTensor& db, int64_t ignore_index, double smoothing, double z_loss, double softcap,
-                int64_t chunk_rows, bool mean, Mask mask) {
-  auto outputs = allocate_backward(grad, input, w, target, bias, weight, top, scale, share, dinput, dw, db, ignore_index, smoothing, z_loss,
-                                   softcap, chunk_rows, mean, mask);
+                const OptionalTensor& dw, const OptionalTensor& db, const OptionalTensor& total, int64_t ignore_index, double smoothing,
+                double z_loss, double softcap, int64_t chunk_rows, Mask mask) {
+  auto outputs = allocate_backward(grad, input, w, target, bias, weight, top, scale, share, dinput, dw, db, total, ignore_index, smoothing,
+                                   z_loss, softcap, chunk_rows, mask);
   auto& [dx_out, dw_out, db_out] = outputs;
   if (grad.dim() == 0) {
-    const Tensor factor = factor_of(grad, share, mean);
+    const Tensor factor = factor_of(grad, value(total));
     if (mask[0]) scale_to(dx_out, value(dinput), factor);
     if (mask[1]) scale_to(dw_out, value(dw), factor);
     if (mask[2]) scale_to(db_out, value(db).t(), factor);
@@ -284,11 +281,11 @@ Tensor by_position(const Tensor& grad, const Tensor& share) {
 }
 
 Triple backward_formula(const Tensor& grad, const Tensor& input, const Tensor& w, const Tensor& target, const OptionalTensor& bias,
-                        const OptionalTensor& weight, const Tensor&, const Tensor&, const Tensor& share, const OptionalTensor&,
-                        const OptionalTensor&, const OptionalTensor&, int64_t ignore_index, double smoothing, double z_loss,
-                        double softcap, int64_t, bool mean, Mask mask) {
+                        const OptionalTensor& weight, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
+                        const OptionalTensor&, const OptionalTensor&, const OptionalTensor& total, int64_t ignore_index, double smoothing,
+                        double z_loss, double softcap, int64_t, Mask mask) {
   const Plain plain(input, w, target, bias, weight, {ignore_index, smoothing, z_loss, softcap});
-  const Tensor each = grad.dim() == 0 ? factor_of(grad, share, mean).expand_symint(plain.loss.share.sym_sizes()) : as_target(grad, input, w);
+  const Tensor each = grad.dim() == 0 ? factor_of(grad, value(total)).expand_symint(plain.loss.share.sym_sizes()) : as_target(grad, input, w);
   auto [dx, dw, db] = plain.gradients(each, input, w, bias);
   return {mask[0] ? dx : nothing(input), mask[1] ? dw : nothing(input), mask[2] ? db : nothing(input)};
 }
@@ -305,9 +302,10 @@ Tensor run_forward(at::TensorList inputs, const Extras& extras, const Mask& mask
   auto [loss, top, scale, share, dx, dw, db] =
       forward_op(input, w, target, bias, weight, extras[kIgnoreIndex].toInt(), extras[kSmoothing].toDouble(), extras[kZLoss].toDouble(),
                  extras[kSoftcap].toDouble(), extras[kChunkRows].toInt(), reduction == Reduction::none ? Mask{} : mask);
-  if (saved) *saved = {input, w, target, bias, weight, top, scale, share, dx, dw, db};
   const Tensor each = reduction == Reduction::none ? as_target(loss, input, w) : loss;
-  return reduced(each, share, reduction, extras[kDtype].toScalarType());
+  const auto [result, total] = reduced_with_total(each, share, reduction, extras[kDtype].toScalarType());
+  if (saved) *saved = {input, w, target, bias, weight, top, scale, share, dx, dw, db, total};
+  return result;
 }
 
 Mask mask_of(const Tensor& input, const Tensor& w, const Tensor& bias) {
@@ -325,9 +323,9 @@ const Differentiable kDifferentiable = {
       const auto reduction = static_cast<Reduction>(extras[kReduction].toInt());
       const Tensor g = in_dtype(grad, share.scalar_type());
       auto [dx, dw, db] = backward_op(reduction == Reduction::none ? by_position(g, share) : g, input, saved[1], saved[2], saved[3], saved[4],
-                                      saved[5], saved[6], share, saved[8], saved[9], saved[10], extras[kIgnoreIndex].toInt(),
+                                      saved[5], saved[6], share, saved[8], saved[9], saved[10], saved[11], extras[kIgnoreIndex].toInt(),
                                       extras[kSmoothing].toDouble(), extras[kZLoss].toDouble(), extras[kSoftcap].toDouble(),
-                                      extras[kChunkRows].toInt(), reduction == Reduction::mean, {mask[0], mask[1], mask[3]});
+                                      extras[kChunkRows].toInt(), {mask[0], mask[1], mask[3]});
       return {dx, dw, Tensor(), db, Tensor()};
     }};
 
@@ -380,8 +378,8 @@ TORCH_LIBRARY_FRAGMENT(pylayers, m) {
                            forward, allocate_forward);
   backward_op.define_backward(m, kOp, "linear_cross_entropy_backward(Tensor grad, Tensor input, Tensor linear_weight, Tensor target, "
                                       "Tensor? linear_bias, Tensor? weight, Tensor top, Tensor scale, Tensor share, Tensor? dinput, "
-                                      "Tensor? dweight, Tensor? dbias, int ignore_index, float label_smoothing, float z_loss, "
-                                      "float softcap, int chunk_rows, bool mean, bool[3] mask) -> (Tensor, Tensor, Tensor)",
+                                      "Tensor? dweight, Tensor? dbias, Tensor? total, int ignore_index, float label_smoothing, float z_loss, "
+                                      "float softcap, int chunk_rows, bool[3] mask) -> (Tensor, Tensor, Tensor)",
                               backward, allocate_backward, backward_formula);
 }
 

@@ -16,6 +16,27 @@ namespace {
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
+// Σ numbers, of the CPU's memory: a call of at::sum takes as long as a small loss.
+double sum_of(const Tensor& numbers) {
+  const auto add = [count = numbers.numel()](const auto* from) {
+    double sums[4] = {};
+    for (int64_t i = 0; i < count; ++i) sums[i % 4] += from[i];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  };
+  return numbers.scalar_type() == at::kDouble ? add(numbers.const_data_ptr<double>()) : add(numbers.const_data_ptr<float>());
+}
+
+Tensor number(const Tensor& like, double value, at::ScalarType dtype) {
+  const Tensor result = allocate(like, {}, dtype);
+  switch (dtype) {
+    case at::kDouble: *result.mutable_data_ptr<double>() = value; break;
+    case at::kHalf: *result.mutable_data_ptr<at::Half>() = static_cast<float>(value); break;
+    case at::kBFloat16: *result.mutable_data_ptr<at::BFloat16>() = static_cast<float>(value); break;
+    default: *result.mutable_data_ptr<float>() = static_cast<float>(value);
+  }
+  return result;
+}
+
 Tensor classes_last(const Tensor& logits) { return logits.dim() > 2 ? logits.movedim(1, -1) : logits; }
 
 void check_target(const char* op, c10::SymIntArrayRef logits, const Tensor& like, const Tensor& target, int64_t ignore_index) {
@@ -123,6 +144,17 @@ Tensor reduced(const Tensor& loss, const Tensor& share, Reduction reduction, at:
   if (reduction == Reduction::none) return in_dtype(loss, dtype);
   const Tensor sum = loss.sum();
   return in_dtype(reduction == Reduction::sum ? sum : sum / share.sum(), dtype);
+}
+
+Reduced reduced_with_total(const Tensor& loss, const Tensor& share, Reduction reduction, at::ScalarType dtype) {
+  const bool mean = reduction == Reduction::mean;
+  if (reduction == Reduction::none) return {in_dtype(loss, dtype), {}};
+  if (!has_cpu_memory(loss)) {
+    const Tensor sum = loss.sum(), total = mean ? share.sum() : Tensor();
+    return {in_dtype(mean ? sum / total : sum, dtype), total};
+  }
+  const double total = mean ? sum_of(share) : 1;
+  return {number(loss, sum_of(loss) / total, dtype), mean ? number(loss, total, loss.scalar_type()) : Tensor()};
 }
 
 }  // namespace pylayers

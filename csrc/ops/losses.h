@@ -49,7 +49,13 @@ struct PlainLoss {
   at::ScalarType dtype_;
 };
 
-// Of losses and shares for each row.
+// Of losses and shares for each row, as a differentiable operation of ATen.
 Tensor reduced(const Tensor& loss, const Tensor& share, Reduction reduction, at::ScalarType dtype);
+
+// The same below autograd; total: Σ share, where the loss is a mean.
+struct Reduced {
+  Tensor loss, total;
+};
+Reduced reduced_with_total(const Tensor& loss, const Tensor& share, Reduction reduction, at::ScalarType dtype);
 
 }  // namespace pylayers

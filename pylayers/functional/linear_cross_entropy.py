@@ -39,7 +39,7 @@ def linear_cross_entropy(
         reduction: "none", "mean" or "sum".
         ignore_index: a row with this target counts for nothing; -100 if None.
         label_smoothing, z_loss, softcap: see `cross_entropy`.
-        chunk_rows: rows whose logits exist at once. If None, as many as fit 32 MB, from 256 to 2048 (on a GPU 1 GB, 2048 to 8192). More
+        chunk_rows: rows whose logits exist at once. If None, as many as fit 64 MB, from 512 to 2048 (on a GPU 1 GB, 2048 to 8192). More
             rows read and write the gradient of the weight less often.
 
     Shape:

@@ -13,8 +13,8 @@ from pylayers import check, emulator
 from pylayers.emulator import cuda, gpus
 
 from .harness import Benchmark, Size, dtype_name
+from .traffic import SECTOR
 
-SECTOR = 32
 WORKSPACE = "partial"
 
 

@@ -11,7 +11,7 @@ import pylayers
 from pylayers import functional, reference
 
 from .harness import Benchmark, Function, ModuleBenchmark, Size, random
-from .traffic import ACCUMULATOR, Traffic
+from .traffic import ACCUMULATOR, SECTOR, Traffic
 
 HEADLINE = (2048, 32000)
 # [rows, classes], from ten classes to the vocabulary of Llama 3.
@@ -20,7 +20,6 @@ SIZES: Mapping[str, Sequence[Size]] = {
     "cuda": ((128, 10), (256, 1000), (333, 1001), HEADLINE, (8192, 32000), (4096, 128256)),
 }
 VOCABULARY = 128256
-SECTOR = 32  # bytes
 TRAINING = {"label_smoothing": 0.1, "z_loss": 1e-4}
 
 

@@ -11,9 +11,7 @@ from pylayers.reference.tensor_reduction import unpacked
 
 from . import bilinear
 from .harness import Benchmark, Function, ModuleBenchmark, random
-from .traffic import ACCUMULATOR, Traffic
-
-SECTOR = 32
+from .traffic import ACCUMULATOR, SECTOR, Traffic
 
 
 def full(rows: int, inner: int, dim: int, **kind):

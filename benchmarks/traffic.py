@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 ACCUMULATOR = 4  # bytes of a float32
+SECTOR = 32  # bytes that a GPU moves at once
 
 
 @dataclass(frozen=True)
 class Traffic:
     """Bytes that the threads of all launches ask for, and those of a sector that only part of a warp's access needs.
 
-    A sector, 32 bytes, counts once for each instruction of a warp that touches it: what several warps or blocks read
+    A sector counts once for each instruction of a warp that touches it: what several warps or blocks read
     counts for each, although a cache may serve it.
     """
 

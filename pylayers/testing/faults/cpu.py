@@ -31,7 +31,7 @@ FAULTS = (
     _norm(" + acc_t(eps))", ")", "eps forgotten"),
     _norm("squares / acc_t(dim)", "squares / acc_t(dim - 1)", "the mean divides by n − 1"),
     _norm("load(weight + col, count) + offset", "load(weight + col, count)", "offset forgotten"),
-    _norm("splat(acc_t(1));", "splat(offset);", "without a weight, offset does not count"),
+    _norm("V{} + acc_t(1);", "V{} + offset;", "without a weight, offset does not count"),
     _norm("if (args.rstd) static_cast", "if (args.rstd && row > 0) static_cast", "rstd of the first row is never written"),
     _norm("away * slope[i])", "away * slope[i] * acc_t(1.01))", "a part of the gradient is 1 % too large"),
     _norm("g * (away * rstd[i])", "g * away", "rstd forgotten in the weight gradient"),

@@ -26,6 +26,11 @@ CPU = (
     _cpu("result.loss += z_loss * lse * lse;", "result.loss += z_loss * log_total * log_total;", "the square of something else"),
     _cpu("(1 - z * inverse * (z * inverse))", "(1 - z * inverse)", "the slope of the soft cap"),
     _cpu("d - grad * (shares.keep * found.share)", "d - grad * found.share", "the target loses what was smoothed away"),
+    _cpu(
+        "  const auto [d, at] = term(target, 1);  // first: dx may be the memory of x\n  write_row<acc_t>(to, dim, dim, whole, streamed);\n",
+        "  write_row<acc_t>(to, dim, dim, whole, streamed);\n  const auto [d, at] = term(target, 1);\n",
+        "the logit of the target is read when its gradient is there",
+    ),
     _cpu("if (t == call.ignore_index) return Kind::ignored;", "", "rows to be ignored are wrong"),
     _cpu("return t >= 0 && t < call.x.dim()", "return t < call.x.dim()", "targets below zero are read", "the op looks at targets first"),
     _cpu("row * vector.stride[0]", "row", "one gradient for all rows is read as many"),

@@ -16,7 +16,7 @@ CPU = (
     _cpu("acc_t(sizes.group) + acc_t(args.eps));", "acc_t(sizes.group));", "eps forgotten"),
     _cpu("data<acc_t>(args.rstd)[i] = rstd;", "if (i > 0) data<acc_t>(args.rstd)[i] = rstd;", "rstd of the first group is never written"),
     _cpu("i / sizes.groups * args.x.stride[0] + group * sizes.group;", "i * sizes.group;", "inputs that are further apart"),
-    _cpu("scale = rstd * number<scalar_t>(args.weight, c, 1), bias = number<scalar_t>(args.bias, c, 0);\n      for_", "scale = rstd, bias = number<scalar_t>(args.bias, c, 0);\n      for_",
+    _cpu("scale = rstd * number<scalar_t>(args.weight, c, 1), bias = number<scalar_t>(args.bias, c, 0);\n      const auto one", "scale = rstd, bias = number<scalar_t>(args.bias, c, 0);\n      const auto one",
          "the weight is forgotten"),
     _cpu("(rounded(dz * weight) - shift - away", "(rounded(dz * weight) - away", "the mean of the gradient is left out"),
     _cpu("run_total += some;", "run_total = some;", "only the last piece of a channel counts for the bias"),

@@ -67,6 +67,7 @@ BENCHMARKS = (
         sizes=SIZES,
         quick_sizes=((128, 64, 1000), HEADLINE),
         headline=HEADLINE,
+        counted_size=(64, 256, 1024),
         quick=False,
         product=True,
         long_sums=True,

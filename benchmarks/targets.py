@@ -150,6 +150,8 @@ def _everywhere(cases: list[Case]) -> Iterator[Target]:
             speedup = slowest.speedup(slowest.ours[0])
             measured = f"at worst {speedup:.2f}x, {slowest.shape} {slowest.dtype}, {slowest.step}"
             yield Target("not slower than eager at any size", title, speedup * NOISE >= 1, measured)
+        if title == "linear_cross_entropy":
+            continue  # its float32 sum is judged by itself
         peaks = [(c.entries[c.ours[0]].peak_bytes, c.entries["eager"].peak_bytes, c) for c in mine
                  if c.entries[c.ours[0]].peak_bytes and c.entries["eager"].peak_bytes]
         if peaks:

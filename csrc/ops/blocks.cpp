@@ -41,7 +41,7 @@ Tensor Blocks::buffer(const Tensor& like, int64_t rows, int64_t columns) const {
 
 Tensor Scratch::block(const Tensor& like, at::IntArrayRef sizes) {
   const int64_t count = c10::multiply_integers(sizes);
-  if (!memory_.defined() || memory_.numel() < count) memory_ = at::empty({count}, like.options().dtype(dtype_));
+  if (!memory_.defined() || memory_.numel() < count) memory_ = allocate(like, {count}, dtype_);
   return memory_.narrow(0, 0, count).view(sizes);
 }
 

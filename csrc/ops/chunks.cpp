@@ -6,7 +6,7 @@
 namespace pylayers {
 namespace {
 
-// Rows in memory for which there is time to read and write what all chunks add to: the gradient of the weight.
+// So many rows that reading and writing the gradient of the weight, to which each chunk adds, takes little of the time of its products.
 constexpr int64_t kCpuBytes = 64 << 20, kLeastOnCpu = 512, kMostOnCpu = 2048, kCpuMultiple = 64;
 constexpr int64_t kGpuBytes = 1 << 30, kLeastOnGpu = 2048, kMostOnGpu = 8192, kGpuMultiple = 256;
 constexpr int64_t kConverted = 1 << 20;  // numbers of the weight at a time: 4 MB
@@ -14,12 +14,13 @@ constexpr int64_t kAdded = 1 << 24;      // of its gradient, where that is added
 
 }  // namespace
 
-int64_t rows_at_once(const Tensor& like, int64_t rows, int64_t classes, int64_t asked) {
+int64_t rows_at_once(const Tensor& like, int64_t rows, int64_t classes, int64_t inner, bool sums, int64_t asked) {
   if (asked) return std::min(asked, rows);
   const bool gpu = like.is_cuda();
   const auto acc = accumulation_dtype(like.scalar_type());
   const int64_t copy = gpu && acc != like.scalar_type() ? like.element_size() : 0;  // of the gradient, as an operand
-  const int64_t fit = (gpu ? kGpuBytes : kCpuBytes) / (classes * (static_cast<int64_t>(c10::elementSize(acc)) + copy));
+  const int64_t budget = std::max(gpu ? kGpuBytes : kCpuBytes, sums ? classes * inner * static_cast<int64_t>(like.element_size()) : 0);
+  const int64_t fit = budget / (classes * (static_cast<int64_t>(c10::elementSize(acc)) + copy));
   const int64_t multiple = gpu ? kGpuMultiple : kCpuMultiple;
   const int64_t most = gpu ? std::clamp(fit, kLeastOnGpu, kMostOnGpu) : std::clamp(fit, kLeastOnCpu, kMostOnCpu);
   return std::min(most / multiple * multiple, rows);

@@ -6,8 +6,9 @@
 
 namespace pylayers {
 
-// As many rows as share a matrix [rows, classes] of acc: in all, and at once. `asked`: by the caller, or 0.
-int64_t rows_at_once(const Tensor& like, int64_t rows, int64_t classes, int64_t asked);
+// How many of the rows have their logits in memory at once. `asked`: by the caller, or 0. `sums`: there is a gradient of the weight, of
+// `inner` columns: its memory, taken when the logits are gone, is free for them.
+int64_t rows_at_once(const Tensor& like, int64_t rows, int64_t classes, int64_t inner, bool sums, int64_t asked);
 
 class Chunk {
  public:

@@ -166,12 +166,12 @@ struct Sums {
   bool any() const { return dx.defined() || dw.defined() || db.defined(); }
 };
 
-// body(position, rows, logits, probabilities, first) for all chunks; it turns the logits into their gradients where `sums` has any.
+// body(position, rows, logits, probabilities) for all chunks, which turns the logits into their gradients where `sums` has any.
 template <class Body>
 void for_chunks(const Arguments& own, const LossOptions& options, const Target& target, int64_t chunk_rows, const Sums& sums, const Body& body) {
   if (own.empty()) return;
   const auto acc = accumulation_dtype(own.x.scalar_type());
-  const int64_t size = rows_at_once(own.x, own.rows, own.count, chunk_rows);
+  const int64_t size = rows_at_once(own.x, own.rows, own.count, own.inner, sums.dw.defined(), chunk_rows);
   Chunk chunk(own.x, size, own.count, own.inner);
   Scratch memory(acc);
   for (int64_t i = 0; i < pieces(own.rows, size); ++i) {

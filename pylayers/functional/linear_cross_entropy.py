@@ -39,8 +39,8 @@ def linear_cross_entropy(
         reduction: "none", "mean" or "sum".
         ignore_index: a row with this target counts for nothing; -100 if None.
         label_smoothing, z_loss, softcap: see `cross_entropy`.
-        chunk_rows: rows whose logits exist at once. If None, as many as fit 64 MB, from 512 to 2048 (on a GPU 1 GB, 2048 to 8192). More
-            rows read and write the gradient of the weight less often.
+        chunk_rows: rows whose logits exist at once. If None, from 512 to 2048 (on a GPU 2048 to 8192), as many as fit 64 MB (1 GB) or
+            the memory of linear_weight, where its gradient will take as much. More rows read and write that gradient less often.
 
     Shape:
         - input: :math:`(H)` or :math:`(N, H)`. linear_weight: :math:`(C, H)` or :math:`(C, d_1, \dots, d_K, H)`, with :math:`N`.

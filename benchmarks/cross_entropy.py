@@ -27,16 +27,17 @@ def inputs(rows: int, classes: int, **kind):
     return (random(rows, classes, **kind),)
 
 
-def with_targets(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Function:
-    """Of logits alone: the targets are made once for each size, outside what is timed."""
+def with_targets(function: Callable[..., torch.Tensor], dim: int = 1) -> Function:
+    """Of all but the targets, one for each row of the first: they are made once for each size, outside what is timed. The classes
+    are dimension `dim` of the last."""
     targets: dict[tuple, torch.Tensor] = {}
 
-    def call(logits: torch.Tensor) -> torch.Tensor:
-        rows, classes = logits.shape
-        key = (rows, classes, logits.device)
+    def call(*operands: torch.Tensor) -> torch.Tensor:
+        rows, classes, device = len(operands[0]), operands[-1].shape[dim], operands[0].device
+        key = (rows, classes, device)
         if key not in targets:
-            targets[key] = torch.arange(rows, device=logits.device) * 7919 % classes
-        return function(logits, targets[key])
+            targets[key] = torch.arange(rows, device=device) * 7919 % classes
+        return function(*operands, targets[key])
 
     return call
 

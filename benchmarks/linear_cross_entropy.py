@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
 from pylayers import functional, reference
 
-from . import linear
-from .cross_entropy import VOCABULARY
-from .harness import Benchmark, Function, random
+from . import cross_entropy, linear
+from .harness import Benchmark, Function
 
 HEADLINE = (2048, 1024, 32000)
 # [rows, inner, classes]
@@ -22,20 +21,10 @@ SIZES = {
 
 
 def inputs(rows: int, inner: int, classes: int, **kind):
-    return random(rows, inner, **kind), random(classes, inner, **kind) * inner**-0.5
+    return linear.inputs(rows, inner, classes, **kind)[:2]
 
 
-def with_targets(function: Callable[..., torch.Tensor]) -> Function:
-    """Of input and weight alone: the targets are made once for each size, outside what is timed."""
-    targets: dict[tuple, torch.Tensor] = {}
-
-    def call(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        key = (len(x), len(weight), x.device)
-        if key not in targets:
-            targets[key] = torch.arange(len(x), device=x.device) * 7919 % len(weight)
-        return function(x, weight, targets[key])
-
-    return call
+with_targets = partial(cross_entropy.with_targets, dim=0)  # of input and weight alone
 
 
 def eager(x: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -61,9 +50,9 @@ BENCHMARKS = (
         reference=with_targets(reference.linear_cross_entropy),
         eager=with_targets(eager),
         inputs=inputs,
-        elements=lambda rows, inner, classes: linear.elements(rows, inner, classes),
+        elements=linear.elements,
         flops=linear.flops,
-        model_size=lambda model, tokens: (tokens, model.dim, VOCABULARY),
+        model_size=lambda model, tokens: (tokens, model.dim, cross_entropy.VOCABULARY),
         sizes=SIZES,
         quick_sizes=((128, 64, 1000), HEADLINE),
         headline=HEADLINE,

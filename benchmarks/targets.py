@@ -127,7 +127,7 @@ def _gpu_shares(cases: list[Case]) -> Iterator[Target]:
     forwards = {case.key[:3]: case for case in cases if case.step == "forward"}
     for case in cases:
         ours, where = case.ours[0] if case.ours else "", f"{case.title} {case.shape} {case.dtype}"
-        if case.op in PRODUCTS or case.roof not in ("copy", "clone") or case.bytes < LARGE_BYTES or not case.median(ours):
+        if case.op in PRODUCTS or case.roof != "copy" or case.bytes < LARGE_BYTES or not case.median(ours):
             continue
         if case.step == "forward":
             share, what = case.of_roof(ours, "copy"), "forward"

@@ -88,20 +88,19 @@ class LinearCrossEntropyLoss(torch.nn.Module):
             linear.weight.reshape(*shape, linear.in_features),
             target,
             linear_bias=None if linear.bias is None else linear.bias.reshape(shape),
-            chunk_rows=self.chunk_rows or getattr(self.options, "batch_chunk_size", None),
             **self._loss_options(),
         )
 
     def _loss_options(self) -> dict:
         names = ("weight", "reduction", "ignore_index", "label_smoothing", "z_loss", "softcap")
-        return {name: getattr(self, name) for name in names}
+        chunk_rows = self.chunk_rows or getattr(self.options, "batch_chunk_size", None)
+        return {**{name: getattr(self, name) for name in names}, "chunk_rows": chunk_rows}
 
     def config(self) -> dict:
         """The arguments that build it again: `pylayers.io` saves them. `options` is saved as the rows of its chunks."""
         own = self.linear
         kept = {"in_features": own.in_features, "num_classes": self.num_classes, "out_features": self.out_features, "bias": own.bias is not None}
-        chunk_rows = self.chunk_rows or getattr(self.options, "batch_chunk_size", None)
-        return {**kept, **self._loss_options(), "dtype": own.weight.dtype, "chunk_rows": chunk_rows}
+        return {**kept, **self._loss_options(), "dtype": own.weight.dtype}
 
     def extra_repr(self) -> str:
         usual = {"reduction": "mean", "ignore_index": None, "label_smoothing": 0.0, "z_loss": 0.0, "softcap": None, "chunk_rows": None}

@@ -149,7 +149,7 @@ def _chosen(args: argparse.Namespace) -> tuple[Sequence[Benchmark], Sequence[Mod
 
 
 def _plans(args: argparse.Namespace, benchmarks: Sequence[Benchmark], device: torch.device) -> Iterator[Plan]:
-    """torch.compile takes seconds per row, so it competes at the least and at the headline size, or a model's."""
+    """torch.compile takes seconds per row, so it competes at the headline size, or a model's."""
     for benchmark in benchmarks:
         if args.model:
             tokens = MODEL_TOKENS[device.type]
@@ -158,8 +158,7 @@ def _plans(args: argparse.Namespace, benchmarks: Sequence[Benchmark], device: to
         elif args.quick:
             sizes, compiled = benchmark.quick_sizes, [benchmark.headline] if not benchmark.product else []
         else:
-            sizes = benchmark.sizes[device.type]
-            compiled = [sizes[0], benchmark.headline]
+            sizes, compiled = benchmark.sizes[device.type], [benchmark.headline]
         for dtype in QUICK_DTYPES if args.quick else DTYPES[device.type]:
             for size in sizes:
                 for backward in (False, True):

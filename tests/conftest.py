@@ -2,6 +2,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+import pytest
 import torch
 
 # Without a GPU, Triton kernels run in Triton's interpreter; it must be chosen before triton is imported.
@@ -28,3 +30,12 @@ def _prepare_interpreter_once():
 
 
 _prepare_interpreter_once()
+
+
+@pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
+def pytest_collection_modifyitems(items):
+    """Triton's interpreter takes long, and float16 goes the ways of bfloat16 in it: such tests are among the slow ones."""
+    for item in items if os.environ.get("TRITON_INTERPRET") == "1" else ():
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        if given.get("backend") == "triton" and given.get("dtype") == torch.float16:
+            item.add_marker("slow")

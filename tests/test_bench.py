@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from pylayers.benchmarks import MODULES, compare, training
+from pylayers.benchmarks import run as command
 from pylayers.benchmarks.records import Results
 
 from test_backends import run_python
@@ -37,7 +38,7 @@ def test_modules_give_what_those_they_replace_give(module):
     assert ours.shape == eager.shape and ours.dtype == eager.dtype
 
 
-def test_bench_compare(report, tmp_path):
+def test_bench_compare(report, tmp_path, monkeypatch):
     now = (report / "results.json").read_text()
     once = json.loads(now)
     for case in once["cases"]:
@@ -46,8 +47,15 @@ def test_bench_compare(report, tmp_path):
     old, new = Results.from_json(json.dumps(once)), Results.from_json(now)
     assert len(compare.regressions(old, new, 0.2).rows) == len(once["cases"])
     assert not compare.regressions(new, new, 0.2).rows and not compare.regressions(new, old, 0.2).rows
-    (tmp_path / "old.json").write_text(json.dumps(once))
-    assert bench(tmp_path, "--compare", str(tmp_path / "old.json")) == 1
+
+    def measured_above(args, device, results, screen):
+        results.roofs, results.cases = new.roofs, new.cases
+
+    monkeypatch.setattr(command, "_measure_all", measured_above)
+    for earlier, code in ((once, 1), (json.loads(now), 0)):
+        (tmp_path / "old.json").write_text(json.dumps(earlier))
+        options = ["--quick", "--device", "cpu", "--output", str(tmp_path), "--compare", str(tmp_path / "old.json")]
+        assert main(["bench", *options]) == code
 
 
 def test_bench_unknown_op():

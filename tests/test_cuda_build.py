@@ -76,8 +76,7 @@ def test_sixteen_byte_accesses(report):
     for line in report("-sass", "-arch", architecture).splitlines():
         if "Function :" in line:
             function = line.split()[-1]
-        access = re.search(r"\b(LDG|STG)\.E(?:\.\w+)*?\.128\b", line)
-        if access:
+        elif ".128" in line and (access := re.search(r"\b(LDG|STG)\.E(?:\.\w+)*?\.128\b", line)):
             wide.setdefault(function, set()).add(access[1])
     for kernel, what in {**KERNELS, **ONLY_LOADS}.items():
         kinds = {"LDG"} if kernel in ONLY_LOADS else {"LDG", "STG"}

@@ -120,9 +120,9 @@ def test_package_passes_as_generated(python, package):
 # File, what is in it, what is planted instead, and the tests that must notice.
 FAULTS = [
     ("csrc/cuda/scaled_tanh.cu", "w[i] * (1 - t * t)", "w[i] * (1 + t * t)", "emulated and cuda"),
-    ("scaled_tanh/module.py", "self.weight, self.bias)", "self.weight.data, self.bias)", "test_ScaledTanh"),
 ]
 MORE_FAULTS = [
+    ("scaled_tanh/module.py", "self.weight, self.bias)", "self.weight.data, self.bias)", "test_ScaledTanh"),
     ("csrc/cuda/scaled_tanh.cu", "plan.blocks(shares)", "plan.blocks(shares + 1)", "emulated and cuda"),
     ("csrc/cuda/scaled_tanh.cu", "  add_groups(sums);\n", "", "emulated and cuda"),
     ("scaled_tanh/triton_kernels.py", "of_bias += g\n", "of_bias += t\n", "emulated and triton"),

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from .device import accumulator, load, multiple
-from .launch import align, ceil_div, launch, tile
+from .launch import TILE, align, ceil_div, launch, power_of_two, tile
 
 
 def share_rows(like, partial, widest):
@@ -46,10 +46,10 @@ def sum_parts_kernel(total, partial, parts, dim, size, ALIGN: tl.constexpr, BLOC
 
 
 def sum_parts(total, partial, groups=1, size=1):
-    """total[group, dim] = Σ_parts partial[group, parts, dim] / size. Few columns a program: the parts are many and the
+    """total[group, dim] = Σ_parts partial[group, parts, dim] / size. Few columns a program where the parts are many: the
     columns may be few."""
     dim = partial.shape[-1]
     parts = partial.numel() // (groups * dim)
-    blocks = tile(partial, parts, dim, widest=32)
+    blocks = tile(partial, parts, dim, widest=min(max(TILE // power_of_two(parts), 32), 512))
     launch(partial, sum_parts_kernel, groups * ceil_div(dim, blocks["BLOCK_DIM"]), total, partial, parts, dim, size,
            align(dim), **blocks)

@@ -41,14 +41,14 @@ template <class scalar_t, Activation activation, bool usual>
 void backward(Output dgate, Output dup, Input grad, Input gate, Input up) {
   using acc_t = accumulation_t<scalar_t>;
   const Shape shape(gate, dgate, dup, grad, up);
-  const bool past_caches = !(dgate && dup) && can_stream<scalar_t>(dgate ? dgate : dup);
+  const bool past_caches = !usual && !(dgate && dup) && can_stream<scalar_t>(dgate ? dgate : dup);
   for_tiles(shape.rows, shape.dim, [&](int64_t row, int64_t begin, int64_t end) {
     const scalar_t *g = row_of<scalar_t>(grad, row) + begin, *a = row_of<scalar_t>(gate, row) + begin;
     const scalar_t* b = row_of<scalar_t>(up ? up : gate, row) + begin;
     scalar_t* to_gate = dgate ? row_of<scalar_t>(dgate, row) + begin : nullptr;
     scalar_t* to_up = dup ? row_of<scalar_t>(dup, row) + begin : nullptr;
     const bool alone = !usual && !up;
-    if_streamed(past_caches, [&](auto streamed) {
+    const auto columns = [&](auto streamed) {
       for_vectors<kLanes<acc_t>>(end - begin, [&](int64_t col, auto count) {
         const auto x = load(a + col, count), incoming = load(g + col, count);
         const auto open = incoming * activate<activation>(x);
@@ -58,7 +58,9 @@ void backward(Output dgate, Output dup, Input grad, Input gate, Input up) {
         }
         if (usual || to_up) put(to_up + col, open, count, streamed);
       });
-    });
+    };
+    if constexpr (usual) columns(std::false_type());
+    else if_streamed(past_caches, columns);
   });
 }
 

@@ -13,23 +13,17 @@
 namespace pylayers::cpu::PYLAYERS_ISA {
 namespace {
 
-// What belongs to channels as pairs lie, and back into their order.
-template <class scalar_t, class acc_t>
+// What belongs to channels as pairs lie, or `back` into their order.
+template <class scalar_t, bool back = false, class acc_t>
 inline void arrange([[maybe_unused]] acc_t* numbers, [[maybe_unused]] int64_t channels) {
   if constexpr (std::is_same_v<scalar_t, bfloat16>)
     for (acc_t* at = numbers; at + 2 * kFloats <= numbers + channels; at += 2 * kFloats) {
       acc_t own[2 * kFloats];
       std::copy_n(at, 2 * kFloats, own);
-      for (int i = 0; i < 2 * kFloats; ++i) at[i % 2 * kFloats + i / 2] = own[i];
-    }
-}
-template <class scalar_t, class acc_t>
-inline void arrange_back([[maybe_unused]] acc_t* numbers, [[maybe_unused]] int64_t channels) {
-  if constexpr (std::is_same_v<scalar_t, bfloat16>)
-    for (acc_t* at = numbers; at + 2 * kFloats <= numbers + channels; at += 2 * kFloats) {
-      acc_t own[2 * kFloats];
-      std::copy_n(at, 2 * kFloats, own);
-      for (int i = 0; i < 2 * kFloats; ++i) at[i] = own[i % 2 * kFloats + i / 2];
+      for (int i = 0; i < 2 * kFloats; ++i) {
+        const int lies = i % 2 * kFloats + i / 2;
+        at[back ? i : lies] = own[back ? lies : i];
+      }
     }
 }
 
@@ -136,7 +130,7 @@ struct LastForward {
         store(squares + col, load(squares + col, count) + square, count);
       });
     });
-    for (acc_t* sum : {shift, means, squares}) arrange_back<scalar_t>(sum, channels);
+    for (acc_t* sum : {shift, means, squares}) arrange<scalar_t, true>(sum, channels);
     for_vectors<kLanes<acc_t>>(channels, [&](int64_t col, auto count) {
       const auto sum = load(means + col, count), mean = sum / acc_t(last - first);
       const auto left = load(squares + col, count) - mean * sum;
@@ -248,7 +242,7 @@ struct LastBackward {
         store(sums + second + col, load(sums + second + col, count) + load(some.of(1) + col, count), count);
       });
     }
-    for (acc_t* sum : {sums, sums + second}) arrange_back<scalar_t>(sum, channels);
+    for (acc_t* sum : {sums, sums + second}) arrange<scalar_t, true>(sum, channels);
   }
 
   // Σ dz · (x − mean) and Σ dz

@@ -97,6 +97,9 @@ Tensor factor_of(const Tensor& grad, const Tensor& total) {
 
 // ---- chunks
 
+c10::SymInt rows_of_input(const Tensor& input) { return input.dim() == 2 ? input.sym_size(0) : c10::SymInt(1); }
+c10::SymInt positions_of(const Tensor& w) { return c10::multiply_integers(w.sym_sizes().slice(1, w.dim() - 2)); }
+
 // The tensors of a call as matrices. What belongs to the rows is [positions, rows].
 struct Arguments {
   Tensor x, w, bias, classes, soft, weight;
@@ -104,7 +107,7 @@ struct Arguments {
 
   Arguments(const Tensor& input, const Tensor& given, const Tensor& target, const OptionalTensor& linear_bias, const OptionalTensor& loss_weight)
       : x(input.dim() == 1 ? input.unsqueeze(0) : input), rows(x.size(0)), inner(x.size(1)), count(given.size(0)),
-        positions(c10::multiply_integers(given.sizes().slice(1, given.dim() - 2))) {
+        positions(positions_of(given).expect_int()) {
     w = given.reshape({count, positions, inner});
     if (value(linear_bias).defined()) bias = in_acc(linear_bias->reshape({count, positions}).t()).contiguous();
     if (value(loss_weight).defined()) weight = in_acc(*loss_weight).contiguous();
@@ -154,22 +157,24 @@ struct Position {
 struct Sums {
   Tensor dx, dw, db;  // [rows, inner] in the dtype of input, [classes, positions, inner] and [positions, classes] in acc
 
-  Sums(const Tensor& input, const Tensor& given, const Mask& mask, const Arguments& own) {
+  Sums(const Tensor& input, const Tensor& w, const Mask& mask) {
     const auto acc = accumulation_dtype(input.scalar_type());
-    if (mask[0]) dx = allocate(input, {own.rows, own.inner}, input.scalar_type());
-    if (mask[1]) dw = allocate(given, {own.count, own.positions, own.inner}, acc);
-    if (mask[2]) db = allocate(given, {own.positions, own.count}, acc);
-    if (own.empty())
-      for (Tensor* sum : {&dx, &dw, &db})
-        if (sum->defined()) sum->zero_();
+    const auto rows = rows_of_input(input), classes = w.sym_size(0), positions = positions_of(w), inner = w.sym_size(-1);
+    if (mask[0]) dx = allocate(input, {rows, inner}, input.scalar_type());
+    if (mask[1]) dw = allocate(w, {classes, positions, inner}, acc);
+    if (mask[2]) db = allocate(w, {positions, classes}, acc);
   }
   bool any() const { return dx.defined() || dw.defined() || db.defined(); }
+  void clear() const {
+    for (const Tensor* sum : {&dx, &dw, &db})
+      if (sum->defined()) sum->zero_();
+  }
 };
 
 // body(position, rows, logits, probabilities) for all chunks, which turns the logits into their gradients where `sums` has any.
 template <class Body>
 void for_chunks(const Arguments& own, const LossOptions& options, const Target& target, int64_t chunk_rows, const Sums& sums, const Body& body) {
-  if (own.empty()) return;
+  if (own.empty()) return sums.clear();
   const auto acc = accumulation_dtype(own.x.scalar_type());
   const int64_t size = rows_at_once(own.x, own.rows, own.count, own.inner, sums.dw.defined(), chunk_rows);
   Chunk chunk(own.x, size, own.count, own.inner);
@@ -194,16 +199,11 @@ void for_chunks(const Arguments& own, const LossOptions& options, const Target& 
 
 Tensor or_nothing(const Tensor& tensor, const Tensor& like) { return tensor.defined() ? tensor : nothing(like); }
 
-c10::SymInt positions_of(const Tensor& w) { return c10::multiply_integers(w.sym_sizes().slice(1, w.dim() - 2)); }
-
 Seven allocate_forward(const Tensor& input, const Tensor& w, const Tensor&, const OptionalTensor&, const OptionalTensor&, int64_t, double,
                        double, double, int64_t, Mask mask) {
-  const auto acc = accumulation_dtype(input.scalar_type());
-  const auto rows = input.dim() == 2 ? input.sym_size(0) : c10::SymInt(1), positions = positions_of(w), classes = w.sym_size(0);
-  const auto one = [&] { return allocate(input, {positions, rows}, acc); };
-  return {one(), one(), one(), one(), mask[0] ? allocate(input, {rows, input.sym_size(-1)}, input.scalar_type()) : nothing(input),
-          mask[1] ? allocate(w, {classes, positions, w.sym_size(-1)}, acc) : nothing(input),
-          mask[2] ? allocate(w, {positions, classes}, acc) : nothing(input)};
+  const auto one = [&] { return allocate(input, {positions_of(w), rows_of_input(input)}, accumulation_dtype(input.scalar_type())); };
+  const Sums sums(input, w, mask);
+  return {one(), one(), one(), one(), or_nothing(sums.dx, input), or_nothing(sums.dw, input), or_nothing(sums.db, input)};
 }
 
 Seven forward(const Tensor& input, const Tensor& w, const Tensor& target, const OptionalTensor& bias, const OptionalTensor& weight,
@@ -211,7 +211,7 @@ Seven forward(const Tensor& input, const Tensor& w, const Tensor& target, const 
   check_range(kOp, target, w.size(0), ignore_index);
   const LossOptions options{ignore_index, smoothing, z_loss, softcap};
   const Arguments own(input, w, target, bias, weight);
-  const Sums sums(input, w, mask, own);
+  const Sums sums(input, w, mask);
   auto [loss, top, scale, share, dx, dw, db] = allocate_forward(input, w, target, bias, weight, ignore_index, smoothing, z_loss, softcap, chunk_rows, {});
   const Tensor one = sums.any() ? at::ones({1}, loss.options()) : Tensor();
   for_chunks(own, options, registry::target(kOp, input), chunk_rows, sums, [&](const Position& at, Range range, const Tensor& logits, const Tensor& soft) {
@@ -259,7 +259,7 @@ Triple backward(const Tensor& grad, const Tensor& input, const Tensor& w, const 
   }
   const LossOptions options{ignore_index, smoothing, z_loss, softcap};
   const Arguments own(input, w, target, bias, weight);
-  const Sums sums(input, w, mask, own);
+  const Sums sums(input, w, mask);
   for_chunks(own, options, registry::target(kOp, input), chunk_rows, sums, [&](const Position& at, Range range, const Tensor& logits, const Tensor& soft) {
     at.gradient(logits, range, soft, at.row(grad, range), top, scale, share);
   });

@@ -37,6 +37,12 @@ Tensor number(const Tensor& like, double value, at::ScalarType dtype) {
   return result;
 }
 
+Reduced with_total(const Tensor& loss, const Tensor& share, Reduction reduction, at::ScalarType dtype) {
+  if (reduction == Reduction::none) return {in_dtype(loss, dtype), {}};
+  const Tensor sum = loss.sum(), total = reduction == Reduction::mean ? share.sum() : Tensor();
+  return {in_dtype(total.defined() ? sum / total : sum, dtype), total};
+}
+
 Tensor classes_last(const Tensor& logits) { return logits.dim() > 2 ? logits.movedim(1, -1) : logits; }
 
 void check_target(const char* op, c10::SymIntArrayRef logits, const Tensor& like, const Tensor& target, int64_t ignore_index) {
@@ -141,18 +147,12 @@ Tensor PlainLoss::gradient(const Tensor& grad) const {
 }
 
 Tensor reduced(const Tensor& loss, const Tensor& share, Reduction reduction, at::ScalarType dtype) {
-  if (reduction == Reduction::none) return in_dtype(loss, dtype);
-  const Tensor sum = loss.sum();
-  return in_dtype(reduction == Reduction::sum ? sum : sum / share.sum(), dtype);
+  return with_total(loss, share, reduction, dtype).loss;
 }
 
 Reduced reduced_with_total(const Tensor& loss, const Tensor& share, Reduction reduction, at::ScalarType dtype) {
+  if (reduction == Reduction::none || !has_cpu_memory(loss)) return with_total(loss, share, reduction, dtype);
   const bool mean = reduction == Reduction::mean;
-  if (reduction == Reduction::none) return {in_dtype(loss, dtype), {}};
-  if (!has_cpu_memory(loss)) {
-    const Tensor sum = loss.sum(), total = mean ? share.sum() : Tensor();
-    return {in_dtype(mean ? sum / total : sum, dtype), total};
-  }
   const double total = mean ? sum_of(share) : 1;
   return {number(loss, sum_of(loss) / total, dtype), mean ? number(loss, total, loss.scalar_type()) : Tensor()};
 }

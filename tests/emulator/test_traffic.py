@@ -24,11 +24,11 @@ def sizes(benchmark):
     return PRODUCT_SIZES if benchmark.product else SIZES
 
 
+# Each dtype at a size of its own: the statements are formulas in both.
 CASES = [
     (one.title, size, dtype, backend)
     for one in BENCHMARKS
-    for size in sizes(one)
-    for dtype in counted.DTYPES
+    for size, dtype in zip(sizes(one), counted.DTYPES)
     for backend in counted.BACKENDS
     if one.traffic and (one.title, backend) not in (("linear", "cuda"), ("parallel_linear", "cuda"))  # all cuBLAS: no kernel of ours
 ]

@@ -13,11 +13,10 @@ import pylayers
 pytestmark = needs.triton
 
 
-@cases.every_dtype
 @cases.every_call
-def test_ops(call, dtype):
+def test_ops(call):  # which Triton compiles for a second each: test_kernels has more dtypes
     with pylayers.emulator.on(order=(0, 1, 2), backends=["triton"]) as emulation:
-        cases.holds(call, dtype, "triton")
+        cases.holds(call, torch.bfloat16, "triton")
     assert emulation.counts
 
 

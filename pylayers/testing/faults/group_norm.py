@@ -29,7 +29,7 @@ CPU = (
     _cpu_both("own_sum += sums[second +", "own_sum = sums[second +", "only the last share counts for the mean"),
     _cpu_both("sum += own_sum * w;", "sum += own_sum;", "the mean of the gradient without the weight"),
     _cpu_last("    own.multiply(1, 2);\n", "", "the weight is forgotten where channels are last"),
-    _cpu_last("at[i % 2 * kFloats + i / 2] = own[i];", "at[i] = own[i];", "channels of a pair are taken for each other"),
+    _cpu_last("const int lies = i % 2 * kFloats + i / 2;", "const int lies = i;", "channels of a pair are taken for each other"),
     _cpu_last("start + kRun, last)", "start + kRun - 1, last)", "the last position of a run is left out"),
     _cpu("store(kept + c * sizes.positions + begin + col", "store(kept + c * sizes.positions + col", "what is kept of a channel is that of its first piece"),
     _cpu("found.mean /= acc_t(sizes.group);", "", "the mean of a few numbers is their sum"),

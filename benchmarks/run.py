@@ -53,7 +53,14 @@ def main(args: argparse.Namespace) -> int:
         raise SystemExit(f"bench: {why}")
     results = Results(machine.describe(device), device.type, args.quick)
     screen.say(machine.sentence(results.machine))
-    _measure_all(args, device, results, screen)
+    stopped: BaseException | None = None
+    try:
+        _measure_all(args, device, results, screen)
+    except (KeyboardInterrupt, Exception) as error:  # what took minutes is kept
+        if not results.cases:
+            raise
+        stopped = error
+        screen.say(f"Stopped by {type(error).__name__}: this is the report of what was measured until then.")
     results.machine["busy_after"] = machine.busy_share()
     results.machine["seconds"] = round(time.perf_counter() - started, 1)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -70,7 +77,9 @@ def main(args: argparse.Namespace) -> int:
     took = results.machine["seconds"]
     screen.say(f"\n{took:.0f} s. Report: {args.output}/index.html, numbers: {numbers}")
     regressed = old is not None and _report_regressions(screen, old, results, args.tolerance)
-    return 1 if failed or regressed else 0
+    if stopped is not None and not isinstance(stopped, KeyboardInterrupt):
+        raise stopped
+    return 130 if stopped else 1 if failed or regressed else 0
 
 
 def _earlier(path: Path) -> Results:

@@ -29,7 +29,6 @@ WORKSPACE_BYTES = 1 << 20  # fits the cache of a core; beyond it, memory counts
 CALL_SHARE = 0.5
 CALL_EXTRA_SECONDS = 1e-6
 ROOFS = {"copy": "copy", "product": "the plain matrix product"}
-PRODUCTS = ("linear", "bilinear", "tensor_reduction")  # limited by arithmetic
 TRANSFORMS = ("leading_fourier",)  # the library's, whose call is most of ours
 LARGE_BYTES = 64 << 20
 GPU_FORWARD_SHARE = 0.95
@@ -127,7 +126,7 @@ def _gpu_shares(cases: list[Case]) -> Iterator[Target]:
     forwards = {case.key[:3]: case for case in cases if case.step == "forward"}
     for case in cases:
         ours, where = case.ours[0] if case.ours else "", f"{case.title} {case.shape} {case.dtype}"
-        if case.op in PRODUCTS or case.roof != "copy" or case.bytes < LARGE_BYTES or not case.median(ours):
+        if case.roof != "copy" or case.bytes < LARGE_BYTES or not case.median(ours):
             continue
         if case.step == "forward":
             share, what = case.of_roof(ours, "copy"), "forward"

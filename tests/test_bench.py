@@ -2,13 +2,17 @@ import json
 
 import pytest
 import torch
-from pylayers.benchmarks import MODULES, compare, training
+from pylayers.benchmarks import BENCHMARKS, MODULES, compare, measure, training
 from pylayers.benchmarks import run as command
+from pylayers.benchmarks.harness import Plan
 from pylayers.benchmarks.records import Results
+from pylayers.check import Result
 
 from test_backends import run_python
 
 from pylayers.__main__ import main
+
+PASSED = Result("", "cpu", "cpu", torch.float32, 0.0, 1.0, "")
 
 
 def bench(folder, *more: str) -> int:
@@ -56,6 +60,35 @@ def test_bench_compare(report, tmp_path, monkeypatch):
         (tmp_path / "old.json").write_text(json.dumps(earlier))
         options = ["--quick", "--device", "cpu", "--output", str(tmp_path), "--compare", str(tmp_path / "old.json")]
         assert main(["bench", *options]) == code
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_bench_that_is_stopped(report, tmp_path, monkeypatch, capsys, error):
+    """What was measured until then is reported."""
+    new = Results.from_json((report / "results.json").read_text())
+
+    def measured_at_first(args, device, results, screen):
+        results.roofs, results.cases = new.roofs, new.cases[:3]
+        raise error
+
+    monkeypatch.setattr(command, "_measure_all", measured_at_first)
+    options = ["bench", "--device", "cpu", "--output", str(tmp_path)]
+    if error is KeyboardInterrupt:
+        assert main(options) == 130
+    else:
+        with pytest.raises(error):
+            main(options)
+    assert f"Stopped by {error.__name__}" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "results.json").read_text())["cases"]) == 3 and (tmp_path / "index.html").exists()
+
+
+@pytest.mark.parametrize("title", dict.fromkeys(one.title for one in BENCHMARKS))
+def test_every_step_can_be_called(title):
+    """Each function forward and backward, at its least size: a bench of an hour must not end with an exception."""
+    (benchmark,) = (one for one in BENCHMARKS if one.title == title)
+    plan = Plan(benchmark, benchmark.sizes["cpu"][0], torch.float32, True, False)
+    for case in measure.measure(plan, torch.device("cpu"), {"cpu": PASSED}, 0.0):
+        assert case.entries["cpu"].timing and case.entries["eager"].timing
 
 
 def test_bench_unknown_op():

@@ -130,21 +130,6 @@ def launch_all(dtype, every):
     kernels.tensor_reduction_contract(sums, before, z, right, 0, 64)
 
 
-class Offline:
-    """Stands in for the driver: names the architecture to compile for."""
-    architecture = None
-
-    def get_current_target(self):
-        from triton.backends.compiler import GPUTarget
-        return GPUTarget("cuda", self.architecture, 32)
-
-    def get_current_device(self):
-        return self.architecture
-
-    def get_current_stream(self, device):
-        return 0
-
-
 def resources(cubin):
     """Bytes and registers of a compiled kernel, by the names that cuobjdump gives them."""
     import triton
@@ -158,6 +143,7 @@ def resources(cubin):
 
 def main():
     import triton
+    from pylayers.emulator.triton_compiler import Offline
     from triton.runtime.jit import JITFunction
     from triton.backends.nvidia import compiler
     driver, report, compile_or_run = Offline(), [], JITFunction.run

@@ -2,6 +2,7 @@
 //
 // Threads share the rows. For the loss a row is read from memory once, piece by piece with a running maximum; the later passes over a
 // piece find it in the caches. The gradient is one pass, with the exponentials taken again: they cost less than memory for them.
+#include "../cross_entropy.h"
 #include "softmax.h"
 
 namespace pylayers::cpu::PYLAYERS_ISA {
@@ -35,8 +36,6 @@ struct Logits {
     return gradient;
   }
 };
-
-enum class Labels { classes, smoothed, probabilities };
 
 // What of a row's probability belongs to a column beside the target class, times the weight of the column.
 template <class scalar_t, Labels labels>
@@ -111,32 +110,20 @@ void gradient_of(scalar_t* to, const Call& call, int64_t row, int64_t target, ac
   store(to + target, z.with_slope(d - grad * (shares.keep * found.share), at), 1);
 }
 
-// body(std::integral_constant<Labels, …>(), std::bool_constant<capped>())
-template <class Body>
-void with_kind(const Call& call, const Body& body) {
-  const auto with_cap = [&](auto labels) {
-    if (call.softcap != 0) return body(labels, std::true_type());
-    body(labels, std::false_type());
-  };
-  if (call.soft) return with_cap(std::integral_constant<Labels, Labels::probabilities>());
-  if (call.smoothing != 0) return with_cap(std::integral_constant<Labels, Labels::smoothed>());
-  with_cap(std::integral_constant<Labels, Labels::classes>());
-}
-
-// What becomes of a row: its target is a class or it has probabilities, or it does not count, or its target is no class.
-enum class Kind { counted, ignored, wrong };
-
 // body(row, target, kind, streamed) for all rows; `written`, if any, is what they write from its beginning to its end.
 template <class scalar_t, class Body>
 void for_rows(const Call& call, const Output& written, const Body& body) {
   const auto* targets = static_cast<const int64_t*>(call.target.data);
   const auto kind = [&](int64_t t) {
-    if (t == call.ignore_index) return Kind::ignored;
-    return t >= 0 && t < call.x.dim() ? Kind::counted : Kind::wrong;
+    if (t == call.ignore_index) return RowKind::ignored;
+    return t >= 0 && t < call.x.dim() ? RowKind::counted : RowKind::wrong;
   };
   parallel_for(call.x.rows(), kGrain / call.x.dim() + 1, [&](int64_t begin, int64_t end) {
     if_streamed(can_stream<scalar_t>(written), [&](auto streamed) {
-      for (int64_t row = begin; row < end; ++row) body(row, targets ? targets[row] : 0, targets ? kind(targets[row]) : Kind::counted, streamed);
+      for (int64_t row = begin; row < end; ++row) {
+        if (targets) body(row, targets[row], kind(targets[row]), streamed);
+        else body(row, 0, RowKind::counted, streamed);
+      }
     });
   });
 }
@@ -156,14 +143,14 @@ void cross_entropy_forward(Output loss, Output top, Output scale, Output share, 
                            int64_t ignore_index, double smoothing, double z_loss, double softcap) {
   const Call call{x, target, soft, weight, ignore_index, smoothing, z_loss, softcap};
   dispatch(x.dtype, [&](auto type) {
-    with_kind(call, [&](auto labels, auto capped) {
+    with_labels(bool(soft), smoothing, softcap, [&](auto labels, auto capped) {
       using scalar_t = decltype(type);
       using acc_t = accumulation_t<scalar_t>;
       constexpr acc_t nan = std::numeric_limits<acc_t>::quiet_NaN();
-      for_rows<scalar_t>(call, Output(), [&](int64_t row, int64_t t, Kind kind, auto) {
+      for_rows<scalar_t>(call, Output(), [&](int64_t row, int64_t t, RowKind kind, auto) {
         Found<acc_t> found;
-        if (kind == Kind::counted) found = loss_of<scalar_t, decltype(labels)::value, decltype(capped)::value>(call, row, t);
-        if (kind == Kind::wrong) found = {nan, nan, nan, nan};
+        if (kind == RowKind::counted) found = loss_of<scalar_t, decltype(labels)::value, decltype(capped)::value>(call, row, t);
+        if (kind == RowKind::wrong) found = {nan, nan, nan, nan};
         put(loss, row, found.loss);
         put(top, row, found.top);
         put(scale, row, found.scale);
@@ -177,16 +164,16 @@ void cross_entropy_backward(Output dx, Input grad, Input x, Input target, Input 
                             int64_t ignore_index, double smoothing, double softcap) {
   const Call call{x, target, soft, weight, ignore_index, smoothing, 0, softcap};
   dispatch(x.dtype, [&](auto type) {
-    with_kind(call, [&](auto labels, auto capped) {
+    with_labels(bool(soft), smoothing, softcap, [&](auto labels, auto capped) {
       using scalar_t = decltype(type);
       using acc_t = accumulation_t<scalar_t>;
-      for_rows<scalar_t>(call, dx, [&](int64_t row, int64_t t, Kind kind, auto streamed) {
+      for_rows<scalar_t>(call, dx, [&](int64_t row, int64_t t, RowKind kind, auto streamed) {
         auto* to = row_of<scalar_t>(dx, row);
-        if (kind == Kind::counted) {
+        if (kind == RowKind::counted) {
           const Found<acc_t> found{0, get<acc_t>(top, row), get<acc_t>(scale, row), get<acc_t>(share, row)};
           gradient_of<scalar_t, decltype(labels)::value, decltype(capped)::value>(to, call, row, t, get<acc_t>(grad, row), found, streamed);
         } else {
-          const acc_t all = kind == Kind::ignored ? 0 : std::numeric_limits<acc_t>::quiet_NaN();
+          const acc_t all = kind == RowKind::ignored ? 0 : std::numeric_limits<acc_t>::quiet_NaN();
           write_row<acc_t>(to, x.dim(), x.dim(), [all](int64_t, auto) { return splat(all); }, streamed);
         }
       });

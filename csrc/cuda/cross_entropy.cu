@@ -106,8 +106,8 @@ __global__ void __launch_bounds__(kMostThreads) cross_entropy_forward_kernel(con
   for (int64_t first = int64_t(blockIdx.x) * blockDim.y; first < args.rows; first += int64_t(gridDim.x) * blockDim.y) {
     const int64_t row = first + threadIdx.y;
     int64_t column;
-    const Kind kind = args.kind(row, &column);
-    const bool leads = threadIdx.x == 0 && row < args.rows, counted = kind == Kind::counted;
+    const RowKind kind = args.kind(row, &column);
+    const bool leads = threadIdx.x == 0 && row < args.rows, counted = kind == RowKind::counted;
     Vector<scalar_t, 1> own = {};
     acc_t share = 1;
     if (leads && counted && args.target) {
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kMostThreads) cross_entropy_forward_kernel(con
     auto sums = sums_of<width, labels, capped>(args, row, counted ? args.dim : 0);
     sums.combine(turn ^= 1);
     if (leads && counted) put<labels, capped>(args, row, sums, own, share);
-    if (leads && !counted) args.loss[row] = args.top[row] = args.scale[row] = args.share[row] = kind == Kind::wrong ? nan<acc_t>() : 0;
+    if (leads && !counted) args.loss[row] = args.top[row] = args.scale[row] = args.share[row] = kind == RowKind::wrong ? nan<acc_t>() : 0;
   }
 }
 
@@ -209,10 +209,10 @@ __global__ void __launch_bounds__(kBackwardThreads, sizeof(scalar_t) == 8 ? 2 : 
     scalar_t* const dx_row = args.dx + row * args.dx_stride;
     const Gradient<scalar_t, labels, capped> gradient(args, row);  // loads while the target is under way
     int64_t column;
-    const Kind kind = args.kind(row, &column);
+    const RowKind kind = args.kind(row, &column);
     const Part<width> own(Ragged<width>(dx_row, args.dim), part, args.vectors);
-    if (kind == Kind::counted) write_gradient(gradient, row, column, own, dx_row);
-    else fill<scalar_t, width>(kind == Kind::wrong ? nan<acc_of<scalar_t>>() : 0, args.dim, own, dx_row);
+    if (kind == RowKind::counted) write_gradient(gradient, row, column, own, dx_row);
+    else fill<scalar_t, width>(kind == RowKind::wrong ? nan<acc_of<scalar_t>>() : 0, args.dim, own, dx_row);
   }
 }
 
@@ -229,15 +229,6 @@ dim3 threads_for(int64_t count, int width, int64_t each, int most) {
   return dim3(lanes, power_of_two_up_to(128 / lanes));
 }
 
-// body(std::integral_constant<Labels, …>(), std::bool_constant<capped>())
-template <class Body>
-void with_kind(bool probabilities, bool smoothed, bool capped, const Body& body) {
-  const auto with_cap = [&](auto labels) { capped ? body(labels, std::true_type()) : body(labels, std::false_type()); };
-  if (probabilities) return with_cap(std::integral_constant<Labels, Labels::probabilities>());
-  if (smoothed) return with_cap(std::integral_constant<Labels, Labels::smoothed>());
-  with_cap(std::integral_constant<Labels, Labels::classes>());
-}
-
 template <class scalar_t>
 Call<scalar_t> call_of(const Input& x, const Input& target, const Input& soft, const Input& weight, int64_t ignore_index,
                        double smoothing, double softcap) {
@@ -252,7 +243,7 @@ Call<scalar_t> call_of(const Input& x, const Input& target, const Input& soft, c
 void cross_entropy_forward(Stream stream, Output loss, Output top, Output scale, Output share, Input x, Input target, Input soft,
                            Input weight, int64_t ignore_index, double smoothing, double z_loss, double softcap) {
   dispatch_ragged(x.dtype, [&](auto access) {
-    with_kind(bool(soft), smoothing != 0, softcap != 0, [&](auto labels, auto capped) {
+    with_labels(bool(soft), smoothing, softcap, [&](auto labels, auto capped) {
       using scalar_t = typename decltype(access)::scalar_t;
       using acc_t = acc_of<scalar_t>;
       constexpr int width = decltype(access)::width;
@@ -270,7 +261,7 @@ void cross_entropy_forward(Stream stream, Output loss, Output top, Output scale,
 void cross_entropy_backward(Stream stream, Output dx, Input grad, Input x, Input target, Input soft, Input weight, Input top, Input scale,
                             Input share, int64_t ignore_index, double smoothing, double softcap) {
   dispatch_ragged(x.dtype, [&](auto access) {
-    with_kind(bool(soft), smoothing != 0, softcap != 0, [&](auto labels, auto capped) {
+    with_labels(bool(soft), smoothing, softcap, [&](auto labels, auto capped) {
       using scalar_t = typename decltype(access)::scalar_t;
       using acc_t = acc_of<scalar_t>;
       constexpr int width = decltype(access)::width, vectors = vectors_of<scalar_t, labels, capped>;

@@ -1,13 +1,11 @@
 // What cross entropy is made of: which rows count, the logits of a vector, what its columns have of the probability, and sums of both.
 #pragma once
 
+#include "../../cross_entropy.h"
 #include "ragged.cuh"
 #include "softmax.cuh"
 
 namespace pylayers::cuda {
-
-enum class Labels { classes, smoothed, probabilities };
-enum class Kind { counted, ignored, wrong };
 
 // Vectors of x that a thread has under way together: as many as fit 64 registers with what is computed of them.
 template <class scalar_t, Labels labels, bool capped>
@@ -26,13 +24,13 @@ struct Call {
   acc_t cap, inverse;
 
   // The same for all threads of a row. What is behind the last row does not count.
-  __device__ Kind kind(int64_t row, int64_t* column) const {
+  __device__ RowKind kind(int64_t row, int64_t* column) const {
     *column = -1;
-    if (row >= rows) return Kind::ignored;
-    if (!target) return Kind::counted;
+    if (row >= rows) return RowKind::ignored;
+    if (!target) return RowKind::counted;
     *column = target[row];
-    if (*column == ignore_index) return Kind::ignored;
-    return *column >= 0 && *column < dim ? Kind::counted : Kind::wrong;
+    if (*column == ignore_index) return RowKind::ignored;
+    return *column >= 0 && *column < dim ? RowKind::counted : RowKind::wrong;
   }
   __device__ const scalar_t* x_row(int64_t row) const { return x + row * x_stride; }
   __device__ const scalar_t* soft_row(int64_t row) const { return soft + row * soft_stride; }

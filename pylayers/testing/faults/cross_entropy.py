@@ -31,7 +31,7 @@ CPU = (
         "  write_row<acc_t>(to, dim, dim, whole, streamed);\n  const auto [d, at] = term(target, 1);\n",
         "the logit of the target is read when its gradient is there",
     ),
-    _cpu("if (t == call.ignore_index) return Kind::ignored;", "", "rows to be ignored are wrong"),
+    _cpu("if (t == call.ignore_index) return RowKind::ignored;", "", "rows to be ignored are wrong"),
     _cpu("return t >= 0 && t < call.x.dim()", "return t < call.x.dim()", "targets below zero are read", "the op looks at targets first"),
     _cpu("row * vector.stride[0]", "row", "one gradient for all rows is read as many"),
 )
@@ -45,7 +45,7 @@ CUDA = (
         "distance -= shift_of(this->top) - before;",
         "distances from an old maximum count as one",
     ),
-    _sums("    if (*column == ignore_index) return Kind::ignored;\n", "", "what is to be ignored is no class"),
+    _sums("    if (*column == ignore_index) return RowKind::ignored;\n", "", "what is to be ignored is no class"),
     _sums("*column >= 0 && *column < dim", "*column < dim", "classes below zero are read"),
     _sums("*column >= 0 && *column < dim", "*column >= 0 && *column <= dim", "a class behind the last one is read"),
     _sums("q[i] * call.keep + call.each", "q[i] * call.keep", "probabilities are smoothed by half"),
@@ -62,7 +62,7 @@ CUDA = (
     _steps("    slope += each * sums.share;\n", "", "the derivative by lse lacks the other classes"),
     _steps("(slope + 2 * args.z_loss * lse)", "(slope + args.z_loss * lse)", "half of the derivative of the square"),
     _steps(
-        "args.share[row] = kind == Kind::wrong ? nan<acc_t>() : 0;",
+        "args.share[row] = kind == RowKind::wrong ? nan<acc_t>() : 0;",
         "args.share[row] = 0;",
         "what is no class is ignored",
     ),
@@ -75,7 +75,7 @@ CUDA = (
         "the slope of the cap is forgotten",
     ),
     _steps(
-        "kind == Kind::wrong ? nan<acc_of<scalar_t>>() : 0, args.dim",
+        "kind == RowKind::wrong ? nan<acc_of<scalar_t>>() : 0, args.dim",
         "0, args.dim",
         "what is no class has no gradient",
     ),

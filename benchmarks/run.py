@@ -31,7 +31,7 @@ SLOWEST_SECONDS = 4.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, default = parser.add_argument, "default: %(default)s"
     add("--op", action="append", choices=(*OPS, LANGUAGE_MODEL), help="measure only this; may be repeated")
-    add("--quick", action="store_true", help="the headline sizes and a tiny model, in less than a minute")
+    add("--quick", action="store_true", help="the headline sizes and a tiny model, in minutes")
     add("--model", choices=tuple(MODELS), help="measure at the sizes of this model instead of the usual ones")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     add("--gpu", default="h200", metavar="NAME", help=f"emulated to count what kernels move; {default}")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from pylayers.benchmarks import BENCHMARKS, MODULES, compare, measure, training
+from pylayers.benchmarks import BENCHMARKS, MODULES, compare, measure, plots, training
 from pylayers.benchmarks import run as command
 from pylayers.benchmarks.harness import Plan
 from pylayers.benchmarks.records import Results
@@ -101,5 +101,7 @@ def test_language_model():
     result = training.compare(torch.device("cpu"), True, False, False, lambda *step: None)
     assert result["agree"], result["differences"]
     assert result["variants"].keys() == {"torch.nn", "pylayers"}
+    every = {name: result["variants"]["pylayers"] for name in ("torch.nn", "pylayers", "pylayers, unfused", "torch.nn, compiled", "pylayers, compiled")}
+    assert plots.losses(Results({}, "cpu", False, model={**result, "variants": every})).data
     for variant in result["variants"].values():
         assert variant["held_out_after"] < variant["held_out_before"] - 0.3

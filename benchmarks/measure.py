@@ -53,7 +53,7 @@ def measure(plan: Plan, device: torch.device, checks: Mapping, budget: float) ->
     sets = _input_sets(plan, device, generator)
     benchmark = plan.benchmark
     competitors = [*_backends(benchmark.op, benchmark.function, device, checks), *_rivals(plan, device)]
-    grad = [torch.randn_like(one) for one in _as_tuple(benchmark.eager(*sets[0]))] if plan.backward else None
+    grad = [torch.randn_like(one) for one in check.tensors_of(benchmark.eager(*sets[0]))] if plan.backward else None
     for clock in ("wall", "kernel") if device.type == "cuda" else ("wall",):
         case = _new_case(plan, clock, competitors)
         runnable = []
@@ -162,10 +162,6 @@ def _variant(competitor: Competitor, inputs: tuple[torch.Tensor, ...], grad: Seq
     function = competitor.function
     call = partial(function, *inputs) if grad is None else _backward_call(function, inputs, grad)
     return Variant(competitor.name, competitor.role, call, competitor.scope)
-
-
-def _as_tuple(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    return (outputs,) if isinstance(outputs, torch.Tensor) else tuple(outputs)
 
 
 def _backward_call(function: Function, inputs: tuple, grad: torch.Tensor | Sequence, parameters: Sequence = ()) -> Callable:

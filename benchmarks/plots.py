@@ -163,8 +163,10 @@ def throughput(results: Results) -> go.Figure | None:
 
 
 def _variants(model: dict) -> Iterator[tuple[str, dict, str]]:
-    colours = {"torch.nn": EAGER, "pylayers": OURS[0], "torch.nn, compiled": COMPILE, "pylayers, compiled": OURS[1]}
-    colours["pylayers, unfused"] = OURS[2]
+    colours = {
+        **{"torch.nn": EAGER, "torch.nn, compiled": COMPILE},
+        **{"pylayers": OURS[0], "pylayers, compiled": OURS[1], "pylayers, unfused": OURS[2]},
+    }
     for name, row in model["variants"].items():
         if not row["note"]:
             yield name, row, colours[name]

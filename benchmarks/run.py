@@ -53,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         raise SystemExit(f"bench: {why}")
     results = Results(machine.describe(device), device.type, args.quick)
     screen.say(machine.sentence(results.machine))
-    stopped: BaseException | None = None
+    stopped: KeyboardInterrupt | Exception | None = None
     try:
         _measure_all(args, device, results, screen)
     except (KeyboardInterrupt, Exception) as error:  # what took minutes is kept
@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
     took = results.machine["seconds"]
     screen.say(f"\n{took:.0f} s. Report: {args.output}/index.html, numbers: {numbers}")
     regressed = old is not None and _report_regressions(screen, old, results, args.tolerance)
-    if stopped is not None and not isinstance(stopped, KeyboardInterrupt):
+    if isinstance(stopped, Exception):
         raise stopped
     return 130 if stopped else 1 if failed or regressed else 0
 

@@ -83,9 +83,14 @@ def as_real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
+def tensors_of(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """What a function returned, one tensor or several, as a tuple."""
+    return result if isinstance(result, tuple) else (result,)
+
+
 def outputs_of(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What a function returned, one tensor or several, as a tuple of real tensors."""
-    return tuple(as_real(one) for one in (result if isinstance(result, tuple) else (result,)))
+    """The same, of real tensors."""
+    return tuple(as_real(one) for one in tensors_of(result))
 
 
 def outputs_and_gradients(function: Callable, inputs: tuple[Tensor, ...], grads: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import pytest
 import torch
 
 # Without a GPU, Triton kernels run in Triton's interpreter; it must be chosen before triton is imported.

@@ -14,7 +14,9 @@ from . import (
     leading_fourier,
     linear,
     linear_cross_entropy,
+    linear_kl_div,
     parallel,
+    pointwise_loss,
     rms_norm,
     rotary,
     softmax,
@@ -23,7 +25,7 @@ from . import (
 from .harness import Benchmark, ModuleBenchmark
 
 OPS = (
-    rms_norm, layer_norm, add_rms_norm, add_layer_norm, group_norm, gate, softmax, cross_entropy, linear_cross_entropy, rotary, linear, parallel, bilinear,
+    rms_norm, layer_norm, add_rms_norm, add_layer_norm, group_norm, gate, softmax, cross_entropy, linear_cross_entropy, linear_kl_div, pointwise_loss, rotary, linear, parallel, bilinear,
     tensor_reduction, centered, halve_until, dropout_add, leading_fourier,
 )  # fmt: skip
 

@@ -41,6 +41,8 @@ def count(benchmark: Benchmark, size: Size, dtype: torch.dtype, backend: str, gp
     with Counting(gpu, backends=[backend], **others) as counting, pylayers.backend(backend):
         outputs = check.outputs_of(benchmark.function(*leaves))
         torch.autograd.grad(outputs, leaves, [torch.ones_like(one) for one in outputs])
+    for kernel, stated in benchmark.traffic.items():
+        counting.minimum[kernel] -= stated(backend, *size, dtype.itemsize).unread
     return counting
 
 

@@ -19,6 +19,7 @@ class Traffic:
     load: int
     store: int
     halves: int = 0  # of store: sectors that several instructions write a part of each, as far as they count again
+    unread: int = 0  # of what a kernel is given: what it has no need of
     # load is a bound: mostly small operands, which lanes read as often as the compiler's layout has it, or in vain at the
     # ends of rows that begin anywhere.
     at_most: bool = False

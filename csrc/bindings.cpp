@@ -180,6 +180,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("linear_cross_entropy", &linear_cross_entropy, without_gil(), py::arg("input"), py::arg("linear_weight"), py::arg("target"),
         py::arg("linear_bias"), py::arg("weight"), py::arg("reduction"), py::arg("ignore_index"), py::arg("label_smoothing"),
         py::arg("z_loss"), py::arg("softcap"), py::arg("chunk_rows"), py::arg("dtype") = py::none());
+  m.def("mse_loss", &mse_loss, without_gil(), py::arg("input"), py::arg("target"), py::arg("reduction"), py::arg("weight"));
+  m.def("binary_cross_entropy_with_logits", &binary_cross_entropy_with_logits, without_gil(), py::arg("input"), py::arg("target"),
+        py::arg("weight"), py::arg("reduction"), py::arg("pos_weight"));
+  m.def("kl_div", &kl_div, without_gil(), py::arg("input"), py::arg("target"), py::arg("reduction"), py::arg("log_target"));
+  m.def("linear_kl_div", &linear_kl_div, without_gil(), py::arg("student_hidden"), py::arg("student_weight"), py::arg("teacher_hidden"),
+        py::arg("teacher_weight"), py::arg("student_bias"), py::arg("teacher_bias"), py::arg("temperature"), py::arg("reduction"),
+        py::arg("chunk_rows"), py::arg("dtype") = py::none());
   m.def("bilinear", &bilinear, without_gil(), py::arg("input1"), py::arg("input2"), py::arg("weight"), py::arg("bias"));
   m.def("tensor_reduction", &tensor_reduction, without_gil(), py::arg("input"), py::arg("weight"), py::arg("bias"),
         py::arg("symmetric"));

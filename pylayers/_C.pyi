@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections.abc
 import torch
 import typing
-__all__: list[str] = ['add_layer_norm', 'add_rms_norm', 'backends', 'bilinear', 'center', 'centered_affine', 'cpu_capability', 'cross_entropy', 'dropout_add', 'emulate', 'geglu', 'geglu_packed', 'group_norm', 'halve_until', 'kernels', 'layer_norm', 'leading_fourier', 'linear', 'linear_cross_entropy', 'log_softmax', 'observe', 'parallel_linear', 'poison_outputs', 'register_kernels', 'reglu', 'reglu_packed', 'relu_squared', 'rms_norm', 'rotary', 'scaled_masked_softmax', 'select', 'serve', 'softmax', 'swiglu', 'swiglu_packed', 'tensor_reduction']
+__all__: list[str] = ['add_layer_norm', 'add_rms_norm', 'backends', 'bilinear', 'binary_cross_entropy_with_logits', 'center', 'centered_affine', 'cpu_capability', 'cross_entropy', 'dropout_add', 'emulate', 'geglu', 'geglu_packed', 'group_norm', 'halve_until', 'kernels', 'kl_div', 'layer_norm', 'leading_fourier', 'linear', 'linear_cross_entropy', 'linear_kl_div', 'log_softmax', 'mse_loss', 'observe', 'parallel_linear', 'poison_outputs', 'register_kernels', 'reglu', 'reglu_packed', 'relu_squared', 'rms_norm', 'rotary', 'scaled_masked_softmax', 'select', 'serve', 'softmax', 'swiglu', 'swiglu_packed', 'tensor_reduction']
 def add_layer_norm(input: torch.Tensor, residual: torch.Tensor, normalized_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], weight: torch.Tensor | None, bias: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex, residual_dtype: torch.dtype | None) -> tuple[torch.Tensor, torch.Tensor]:
     ...
 def add_rms_norm(input: torch.Tensor, residual: torch.Tensor, normalized_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], weight: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex | None, offset: typing.SupportsFloat | typing.SupportsIndex, residual_dtype: torch.dtype | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -15,6 +15,8 @@ def backends() -> dict:
     name -> (device types it can serve, kernels it has)
     """
 def bilinear(input1: torch.Tensor, input2: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    ...
+def binary_cross_entropy_with_logits(input: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None, reduction: str, pos_weight: torch.Tensor | None) -> torch.Tensor:
     ...
 def center(input: torch.Tensor, dim: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> torch.Tensor:
     ...
@@ -44,6 +46,8 @@ def kernels() -> list[str]:
     """
     The names of all kernels.
     """
+def kl_div(input: torch.Tensor, target: torch.Tensor, reduction: str, log_target: bool) -> torch.Tensor:
+    ...
 def layer_norm(input: torch.Tensor, normalized_shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], weight: torch.Tensor | None, bias: torch.Tensor | None, eps: typing.SupportsFloat | typing.SupportsIndex) -> torch.Tensor:
     ...
 def leading_fourier(input: torch.Tensor, n_coeff: typing.SupportsInt | typing.SupportsIndex | None, dim: typing.SupportsInt | typing.SupportsIndex, norm: str, onesided: bool) -> torch.Tensor:
@@ -52,7 +56,11 @@ def linear(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None,
     ...
 def linear_cross_entropy(input: torch.Tensor, linear_weight: torch.Tensor, target: torch.Tensor, linear_bias: torch.Tensor | None, weight: torch.Tensor | None, reduction: str, ignore_index: typing.SupportsInt | typing.SupportsIndex, label_smoothing: typing.SupportsFloat | typing.SupportsIndex, z_loss: typing.SupportsFloat | typing.SupportsIndex, softcap: typing.SupportsFloat | typing.SupportsIndex | None, chunk_rows: typing.SupportsInt | typing.SupportsIndex | None, dtype: torch.dtype | None = None) -> torch.Tensor:
     ...
+def linear_kl_div(student_hidden: torch.Tensor, student_weight: torch.Tensor, teacher_hidden: torch.Tensor, teacher_weight: torch.Tensor, student_bias: torch.Tensor | None, teacher_bias: torch.Tensor | None, temperature: typing.SupportsFloat | typing.SupportsIndex, reduction: str, chunk_rows: typing.SupportsInt | typing.SupportsIndex | None, dtype: torch.dtype | None = None) -> torch.Tensor:
+    ...
 def log_softmax(input: torch.Tensor, dim: typing.SupportsInt | typing.SupportsIndex) -> torch.Tensor:
+    ...
+def mse_loss(input: torch.Tensor, target: torch.Tensor, reduction: str, weight: torch.Tensor | None) -> torch.Tensor:
     ...
 def observe(backends: collections.abc.Sequence[str], before: typing.Any, after: typing.Any) -> None:
     """

@@ -37,9 +37,12 @@ KERNELS = {
     "softmax_columns_backward": "columns",
     "cross_entropy_backward": "logits and their gradient",
     "rotary": "both vectors of a head",
+    "pointwise_loss_each": "input and target",
+    "pointwise_loss_gradients": "input and target",
 }
 # Their sums are stored one by one.
 ONLY_LOADS = {"bilinear_left_sum": "block and right", "group_norm_moments": "x", "group_norm_sums": "grad and x", "cross_entropy_forward": "logits"}
+ONLY_LOADS["pointwise_loss_sums"] = "input and target"
 
 
 def cuobjdump() -> str | None:

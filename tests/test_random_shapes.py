@@ -122,6 +122,21 @@ def test_cross_entropy(draw, tensor):
 
 
 @random_test
+def test_pointwise_loss(draw, tensor):
+    x = tensor()
+    name, reduction = draw(st.sampled_from(["mse_loss", "binary_cross_entropy_with_logits", "kl_div"])), draw(st.sampled_from(["none", "sum"]))
+
+    def on(module):
+        def function(a):
+            target = (torch.arange(a.numel(), device=a.device) % 5 / 4).view(a.shape).to(a.dtype)
+            return getattr(module, name)(a, target, reduction=reduction)
+
+        return function
+
+    return on(functional), on(reference), (x,)
+
+
+@random_test
 def test_centered(draw, tensor):
     x = tensor()
     if draw(st.booleans()):

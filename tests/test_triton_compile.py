@@ -25,7 +25,7 @@ FEW_LOADED = {"bilinear.outer_kernel", "halve_until.exponent_kernel", "two_sided
 FEW_LOADED |= {f"group_norm.{name}_kernel" for name in ("merge", "means")}
 FEW_LOADED |= {f"tensor_reduction.{name}_kernel" for name in ("outer", "rows")}
 FEW_STORED = {"bilinear.left_sum_kernel", "bilinear.right_sum_kernel", "parts.sum_parts_kernel"}
-FEW_STORED.add("cross_entropy.forward_kernel")
+FEW_STORED |= {"cross_entropy.forward_kernel", "pointwise_loss.sums_kernel"}
 FEW_STORED |= {f"centered.{name}_kernel" for name in ("row_sums", "column_sums")}
 FEW_STORED |= {f"halve_until.{name}_kernel" for name in ("sums", "exponent")}
 FEW_STORED |= {f"group_norm.{name}_kernel" for name in ("moments", "sums", "merge", "means")}
@@ -82,6 +82,12 @@ def launch_all(dtype, every):
         for t, soft, w, smoothing, softcap in ((target, None, None, 0.0, 0.0), (target, None, weight, 0.1, 30.0), (None, x, None, 0.0, 0.0)):
             kernels.cross_entropy_forward(rstd, rstd, rstd, rstd, x, t, soft, w, -100, smoothing, 1e-4, softcap)
             kernels.cross_entropy_backward(x, rstd, x, t, soft, w, rstd, rstd, rstd, -100, smoothing, softcap)
+    x, weight = matrix(rows, 1024), matrix(1, 1024).expand(rows, 1024)
+    for kind in (0, 1, 2, 3) if every else (1,):
+        kernels.pointwise_loss_forward(matrix(1), matrix(parts, 1, dtype=torch.float32), x, x, None, None, kind, rows)
+        kernels.pointwise_loss_forward(x, None, x, x, weight, weight, kind, 1)
+        kernels.pointwise_loss_backward(x, x if every else None, matrix(1), x, x, None, None, kind, rows)
+    kernels.pointwise_loss_backward(x, x, x, x, x, weight, weight, 1, 1)
     for dim in (1024, 65536):
         x, weight, mean = matrix(rows, dim), matrix(dim), matrix(rows, dtype=torch.float32)
         split = matrix(rows, 4, dtype=torch.float32) if dim > 16384 else None

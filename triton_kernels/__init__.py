@@ -11,6 +11,7 @@ from .halve_until import halve_until_backward, halve_until_forward
 from .layer_norm import layer_norm_backward, layer_norm_forward
 from .leading_fourier import leading_fourier_backward
 from .linear import linear_epilogue_backward, linear_epilogue_forward, linear_forward
+from .pointwise_loss import pointwise_loss_backward, pointwise_loss_forward
 from .rms_norm import rms_norm_backward, rms_norm_forward
 from .rotary import rotary
 from .softmax import (

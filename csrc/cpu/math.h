@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
 
 #include "../activation.h"
 #include "vector.h"
@@ -57,18 +58,53 @@ inline Doubles exp(Doubles x) {
   return bit_cast<Doubles>(bit_cast<Longs>(p) + (bit_cast<Longs>(shifted) << 52));
 }
 
+// eˣ, and 0 where that is all but 0: what is masked must not count.
+template <class V>
+inline V exp_or_zero(V x) {
+  constexpr element_t<V> least = sizeof(element_t<V>) == 8 ? -708. : -87.3;
+  return x < least ? V{} : exp(x);
+}
+
 template <class V>
 inline V sigmoid(V x) {
   return 1 / (1 + exp(-x));
 }
 
 inline Floats magnitude(Floats x) { return bit_cast<Floats>(bit_cast<Words>(x) & 0x7fffffff); }
+inline Doubles magnitude(Doubles x) { return bit_cast<Doubles>(bit_cast<Vector<uint64_t>>(x) & 0x7fffffffffffffff); }
 inline Floats with_sign_of(Floats x, Floats sign) { return bit_cast<Floats>(bit_cast<Words>(x) | (bit_cast<Words>(sign) & 0x80000000)); }
 
 template <class Function>
 inline Doubles by_lane(Doubles x, Function function) {
   for (int i = 0; i < kLanes<double>; ++i) x[i] = function(x[i]);
   return x;
+}
+
+// 2 artanh s = ln((1 + s) / (1 − s)) for |s| ≤ ⅓, within 1e-10 of it.
+inline Floats log_of_ratio(Floats s) {
+  return s * polynomial(s * s, 2.44093992e-01f, 2.13942687e-01f, 2.86206233e-01f, 3.99986948e-01f, 6.66666793e-01f, 2.f);
+}
+// ln(1 + u) for 0 ≤ u ≤ 1.
+inline Floats log_of_one_and(Floats u) { return log_of_ratio(u / (2 + u)); }
+inline Doubles log_of_one_and(Doubles u) {
+  return by_lane(u, [](double v) { return std::log1p(v); });
+}
+
+// ln x = k ln 2 + ln m with √½ ≤ m < √2; −∞ for 0, a nan below.
+inline Floats log(Floats x) {
+  using Ints = Vector<int32_t>;
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  const auto subnormal = x < 0x1p-126f;
+  const Floats scaled = subnormal ? x * 0x1p23f : x;
+  const Ints k = (bit_cast<Ints>(scaled) - 0x3f3504f3) >> 23;
+  const Floats m = bit_cast<Floats>(bit_cast<Ints>(scaled) - (k << 23));
+  const Floats twos = __builtin_convertvector(k, Floats) - (subnormal ? splat(23.f) : Floats{});
+  const Floats y = twos * 0.693359375f + (log_of_ratio((m - 1) / (m + 1)) - twos * 2.12194440e-4f);
+  const Floats at_ends = x == 0 ? splat(-infinity) : x > 0 ? x : splat(std::numeric_limits<float>::quiet_NaN());
+  return x > 0 && x < infinity ? y : at_ends;
+}
+inline Doubles log(Doubles x) {
+  return by_lane(x, [](double v) { return std::log(v); });
 }
 
 inline Floats tanh(Floats x) {

@@ -14,13 +14,13 @@ constexpr int64_t kAdded = 1 << 24;      // of its gradient, where that is added
 
 }  // namespace
 
-int64_t rows_at_once(const Tensor& like, int64_t rows, int64_t classes, int64_t inner, bool sums, int64_t asked) {
+int64_t rows_at_once(const Tensor& like, int64_t rows, int64_t classes, int64_t inner, bool sums, int64_t asked, int64_t matrices) {
   if (asked) return std::min(asked, rows);
   const bool gpu = like.is_cuda();
   const auto acc = accumulation_dtype(like.scalar_type());
   const int64_t copy = gpu && acc != like.scalar_type() ? like.element_size() : 0;  // of the gradient, as an operand
   const int64_t budget = std::max(gpu ? kGpuBytes : kCpuBytes, sums ? classes * inner * static_cast<int64_t>(like.element_size()) : 0);
-  const int64_t fit = budget / (classes * (static_cast<int64_t>(c10::elementSize(acc)) + copy));
+  const int64_t fit = budget / (classes * (matrices * static_cast<int64_t>(c10::elementSize(acc)) + copy));
   const int64_t multiple = gpu ? kGpuMultiple : kCpuMultiple;
   const int64_t most = gpu ? std::clamp(fit, kLeastOnGpu, kMostOnGpu) : std::clamp(fit, kLeastOnCpu, kMostOnCpu);
   return std::min(most / multiple * multiple, rows);

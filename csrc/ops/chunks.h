@@ -6,9 +6,9 @@
 
 namespace pylayers {
 
-// How many of the rows have their logits in memory at once. `asked`: by the caller, or 0. `sums`: there is a gradient of the weight, of
-// `inner` columns: its memory, taken when the logits are gone, is free for them.
-int64_t rows_at_once(const Tensor& like, int64_t rows, int64_t classes, int64_t inner, bool sums, int64_t asked);
+// How many of the rows have their logits, and `matrices` − 1 matrices like them, in memory at once. `asked`: by the caller, or 0. `sums`:
+// there is a gradient of the weight, of `inner` columns: its memory, taken when the logits are gone, is free for them.
+int64_t rows_at_once(const Tensor& like, int64_t rows, int64_t classes, int64_t inner, bool sums, int64_t asked, int64_t matrices = 1);
 
 class Chunk {
  public:

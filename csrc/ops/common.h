@@ -58,6 +58,9 @@ inline Tensor in_dtype(const Tensor& tensor, at::ScalarType dtype) {
 }
 
 inline at::ScalarType accumulation_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+inline Tensor in_acc(const Tensor& tensor) {
+  return tensor.defined() ? in_dtype(tensor, accumulation_dtype(tensor.scalar_type())) : tensor;
+}
 
 // True where kernels and their saved tensors would silently give wrong derivatives or batches (functorch transforms, forward-mode
 // AD) and where the selected backend is the plain formula.

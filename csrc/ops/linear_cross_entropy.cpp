@@ -6,16 +6,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/mul.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 
-#include <array>
-
 #include "autograd.h"
-#include "chunks.h"
+#include "linear_loss.h"
 #include "losses.h"
 #include "op.h"
 #include "ops.h"
@@ -25,7 +22,6 @@ namespace {
 
 constexpr auto kOp = "linear_cross_entropy";
 
-using Mask = std::array<bool, 3>;  // of the gradients of input, weight and bias
 using Triple = std::tuple<Tensor, Tensor, Tensor>;
 using Seven = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -62,8 +58,6 @@ void check(const Tensor& input, const Tensor& w, const Tensor& target, const Ten
 
 // ---- what plain PyTorch computes
 
-Tensor in_acc(const Tensor& tensor) { return in_dtype(tensor, accumulation_dtype(tensor.scalar_type())); }
-
 struct Plain {
   Tensor x, w;  // as matrices, in acc
   PlainLoss loss;
@@ -96,9 +90,6 @@ Tensor factor_of(const Tensor& grad, const Tensor& total) {
 }
 
 // ---- chunks
-
-c10::SymInt rows_of_input(const Tensor& input) { return input.dim() == 2 ? input.sym_size(0) : c10::SymInt(1); }
-c10::SymInt positions_of(const Tensor& w) { return c10::multiply_integers(w.sym_sizes().slice(1, w.dim() - 2)); }
 
 // The tensors of a call as matrices. What belongs to the rows is [positions, rows].
 struct Arguments {
@@ -153,27 +144,9 @@ struct Position {
   }
 };
 
-// Gradients that lack their factors.
-struct Sums {
-  Tensor dx, dw, db;  // [rows, inner] in the dtype of input, [classes, positions, inner] and [positions, classes] in acc
-
-  Sums(const Tensor& input, const Tensor& w, const Mask& mask) {
-    const auto acc = accumulation_dtype(input.scalar_type());
-    const auto rows = rows_of_input(input), classes = w.sym_size(0), positions = positions_of(w), inner = w.sym_size(-1);
-    if (mask[0]) dx = allocate(input, {rows, inner}, input.scalar_type());
-    if (mask[1]) dw = allocate(w, {classes, positions, inner}, acc);
-    if (mask[2]) db = allocate(w, {positions, classes}, acc);
-  }
-  bool any() const { return dx.defined() || dw.defined() || db.defined(); }
-  void clear() const {
-    for (const Tensor* sum : {&dx, &dw, &db})
-      if (sum->defined()) sum->zero_();
-  }
-};
-
 // body(position, rows, logits, probabilities) for all chunks, which turns the logits into their gradients where `sums` has any.
 template <class Body>
-void for_chunks(const Arguments& own, const LossOptions& options, const Target& target, int64_t chunk_rows, const Sums& sums, const Body& body) {
+void for_chunks(const Arguments& own, const LossOptions& options, const Target& target, int64_t chunk_rows, const LinearSums& sums, const Body& body) {
   if (own.empty()) return sums.clear();
   const auto acc = accumulation_dtype(own.x.scalar_type());
   const int64_t size = rows_at_once(own.x, own.rows, own.count, own.inner, sums.dw.defined(), chunk_rows);
@@ -197,21 +170,19 @@ void for_chunks(const Arguments& own, const LossOptions& options, const Target& 
   }
 }
 
-Tensor or_nothing(const Tensor& tensor, const Tensor& like) { return tensor.defined() ? tensor : nothing(like); }
-
 Seven allocate_forward(const Tensor& input, const Tensor& w, const Tensor&, const OptionalTensor&, const OptionalTensor&, int64_t, double,
-                       double, double, int64_t, Mask mask) {
+                       double, double, int64_t, LinearMask mask) {
   const auto one = [&] { return allocate(input, {positions_of(w), rows_of_input(input)}, accumulation_dtype(input.scalar_type())); };
-  const Sums sums(input, w, mask);
+  const LinearSums sums(input, w, mask);
   return {one(), one(), one(), one(), or_nothing(sums.dx, input), or_nothing(sums.dw, input), or_nothing(sums.db, input)};
 }
 
 Seven forward(const Tensor& input, const Tensor& w, const Tensor& target, const OptionalTensor& bias, const OptionalTensor& weight,
-              int64_t ignore_index, double smoothing, double z_loss, double softcap, int64_t chunk_rows, Mask mask) {
+              int64_t ignore_index, double smoothing, double z_loss, double softcap, int64_t chunk_rows, LinearMask mask) {
   check_range(kOp, target, w.size(0), ignore_index);
   const LossOptions options{ignore_index, smoothing, z_loss, softcap};
   const Arguments own(input, w, target, bias, weight);
-  const Sums sums(input, w, mask);
+  const LinearSums sums(input, w, mask);
   auto [loss, top, scale, share, dx, dw, db] = allocate_forward(input, w, target, bias, weight, ignore_index, smoothing, z_loss, softcap, chunk_rows, {});
   const Tensor one = sums.any() ? at::ones({1}, loss.options()) : Tensor();
   for_chunks(own, options, registry::target(kOp, input), chunk_rows, sums, [&](const Position& at, Range range, const Tensor& logits, const Tensor& soft) {
@@ -225,28 +196,16 @@ Seven forward(const Tensor& input, const Tensor& w, const Tensor& target, const 
 
 Triple allocate_backward(const Tensor&, const Tensor& input, const Tensor& w, const Tensor&, const OptionalTensor&, const OptionalTensor&,
                          const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-                         const OptionalTensor&, int64_t, double, double, double, int64_t, Mask mask) {
+                         const OptionalTensor&, int64_t, double, double, double, int64_t, LinearMask mask) {
   return {mask[0] ? allocate_like(input) : nothing(input), mask[1] ? allocate_like(w) : nothing(input),
           mask[2] ? allocate(w, w.sym_sizes().slice(0, w.dim() - 1), w.scalar_type()) : nothing(input)};
-}
-
-// to = factor · from, of acc, without a matrix of acc between.
-void scale_to(const Tensor& to, const Tensor& from, const Tensor& factor) {
-  constexpr int64_t numbers = 1 << 20;
-  Tensor a = to.flatten();
-  const Tensor b = from.reshape({-1});
-  if (a.scalar_type() == b.scalar_type()) return void(at::mul_out(a, b, factor));
-  for (int64_t i = 0; i < pieces(a.numel(), numbers); ++i) {
-    const Range range = piece(a.numel(), numbers, i);
-    a.narrow(0, range.first, range.count()).copy_(b.narrow(0, range.first, range.count()) * factor);
-  }
 }
 
 // grad has the dtype acc: one number, or with the gradients not given one for each row, [positions, rows].
 Triple backward(const Tensor& grad, const Tensor& input, const Tensor& w, const Tensor& target, const OptionalTensor& bias,
                 const OptionalTensor& weight, const Tensor& top, const Tensor& scale, const Tensor& share, const OptionalTensor& dinput,
                 const OptionalTensor& dw, const OptionalTensor& db, const OptionalTensor& total, int64_t ignore_index, double smoothing,
-                double z_loss, double softcap, int64_t chunk_rows, Mask mask) {
+                double z_loss, double softcap, int64_t chunk_rows, LinearMask mask) {
   auto outputs = allocate_backward(grad, input, w, target, bias, weight, top, scale, share, dinput, dw, db, total, ignore_index, smoothing,
                                    z_loss, softcap, chunk_rows, mask);
   auto& [dx_out, dw_out, db_out] = outputs;
@@ -259,7 +218,7 @@ Triple backward(const Tensor& grad, const Tensor& input, const Tensor& w, const 
   }
   const LossOptions options{ignore_index, smoothing, z_loss, softcap};
   const Arguments own(input, w, target, bias, weight);
-  const Sums sums(input, w, mask);
+  const LinearSums sums(input, w, mask);
   for_chunks(own, options, registry::target(kOp, input), chunk_rows, sums, [&](const Position& at, Range range, const Tensor& logits, const Tensor& soft) {
     at.gradient(logits, range, soft, at.row(grad, range), top, scale, share);
   });
@@ -283,7 +242,7 @@ Tensor by_position(const Tensor& grad, const Tensor& share) {
 Triple backward_formula(const Tensor& grad, const Tensor& input, const Tensor& w, const Tensor& target, const OptionalTensor& bias,
                         const OptionalTensor& weight, const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
                         const OptionalTensor&, const OptionalTensor&, const OptionalTensor& total, int64_t ignore_index, double smoothing,
-                        double z_loss, double softcap, int64_t, Mask mask) {
+                        double z_loss, double softcap, int64_t, LinearMask mask) {
   const Plain plain(input, w, target, bias, weight, {ignore_index, smoothing, z_loss, softcap});
   const Tensor each = grad.dim() == 0 ? factor_of(grad, value(total)).expand_symint(plain.loss.share.sym_sizes()) : as_target(grad, input, w);
   auto [dx, dw, db] = plain.gradients(each, input, w, bias);
@@ -296,19 +255,19 @@ Op<decltype(backward)> backward_op;
 
 enum Place { kReduction, kIgnoreIndex, kSmoothing, kZLoss, kSoftcap, kDtype, kChunkRows };
 
-Tensor run_forward(at::TensorList inputs, const Extras& extras, const Mask& mask, Tensors* saved) {
+Tensor run_forward(at::TensorList inputs, const Extras& extras, const LinearMask& mask, Tensors* saved) {
   const auto& [input, w, target, bias, weight] = std::tie(inputs[0], inputs[1], inputs[2], inputs[3], inputs[4]);
   const auto reduction = static_cast<Reduction>(extras[kReduction].toInt());
   auto [loss, top, scale, share, dx, dw, db] =
       forward_op(input, w, target, bias, weight, extras[kIgnoreIndex].toInt(), extras[kSmoothing].toDouble(), extras[kZLoss].toDouble(),
-                 extras[kSoftcap].toDouble(), extras[kChunkRows].toInt(), reduction == Reduction::none ? Mask{} : mask);
+                 extras[kSoftcap].toDouble(), extras[kChunkRows].toInt(), reduction == Reduction::none ? LinearMask{} : mask);
   const Tensor each = reduction == Reduction::none ? as_target(loss, input, w) : loss;
   const auto [result, total] = reduced_with_total(each, share, reduction, extras[kDtype].toScalarType());
   if (saved) *saved = {input, w, target, bias, weight, top, scale, share, dx, dw, db, total};
   return result;
 }
 
-Mask mask_of(const Tensor& input, const Tensor& w, const Tensor& bias) {
+LinearMask mask_of(const Tensor& input, const Tensor& w, const Tensor& bias) {
   return {needs_gradient({&input}), needs_gradient({&w}), needs_gradient({&bias})};
 }
 

@@ -85,10 +85,12 @@ void check_loss(const char* op, c10::SymIntArrayRef logits, const Tensor& like, 
   TORCH_CHECK_VALUE(!softcap || *softcap > 0, op, ": softcap must be positive, or None for none, got ", softcap.value_or(0));
 }
 
-Reduction reduction_of(const char* op, std::string_view name) {
+Reduction reduction_of(const char* op, std::string_view name, bool batches) {
   if (name == "none") return Reduction::none;
   if (name == "sum") return Reduction::sum;
-  TORCH_CHECK_VALUE(name == "mean", op, ": reduction must be \"none\", \"mean\" or \"sum\", got \"", name, "\"");
+  if (batches && name == "batchmean") return Reduction::batchmean;
+  TORCH_CHECK_VALUE(name == "mean", op, ": reduction must be \"none\", ", batches ? "\"batchmean\", " : "",
+                    "\"mean\" or \"sum\", got \"", name, "\"");
   return Reduction::mean;
 }
 

@@ -8,8 +8,9 @@
 
 namespace pylayers {
 
-enum class Reduction : int64_t { none, mean, sum };
-Reduction reduction_of(const char* op, std::string_view name);  // ValueError for an unknown name
+enum class Reduction : int64_t { none, mean, sum, batchmean };
+// ValueError for an unknown name. batches: whether the mean over a batch is one.
+Reduction reduction_of(const char* op, std::string_view name, bool batches = false);
 
 // What of a loss is neither logits nor target.
 struct LossOptions {

@@ -56,6 +56,18 @@ PYLAYERS_API at::Tensor linear_cross_entropy(const at::Tensor& input, const at::
                                              std::string_view reduction = "mean", int64_t ignore_index = -100, double label_smoothing = 0,
                                              double z_loss = 0, std::optional<double> softcap = {}, std::optional<int64_t> chunk_rows = {},
                                              std::optional<at::ScalarType> dtype = {});
+PYLAYERS_API at::Tensor mse_loss(const at::Tensor& input, const at::Tensor& target, std::string_view reduction = "mean",
+                                 const std::optional<at::Tensor>& weight = {});
+PYLAYERS_API at::Tensor binary_cross_entropy_with_logits(const at::Tensor& input, const at::Tensor& target,
+                                                         const std::optional<at::Tensor>& weight = {}, std::string_view reduction = "mean",
+                                                         const std::optional<at::Tensor>& pos_weight = {});
+PYLAYERS_API at::Tensor kl_div(const at::Tensor& input, const at::Tensor& target, std::string_view reduction = "mean",
+                               bool log_target = false);
+PYLAYERS_API at::Tensor linear_kl_div(const at::Tensor& student_hidden, const at::Tensor& student_weight, const at::Tensor& teacher_hidden,
+                                      const at::Tensor& teacher_weight, const std::optional<at::Tensor>& student_bias = {},
+                                      const std::optional<at::Tensor>& teacher_bias = {}, double temperature = 1,
+                                      std::string_view reduction = "batchmean", std::optional<int64_t> chunk_rows = {},
+                                      std::optional<at::ScalarType> dtype = {});
 PYLAYERS_API at::Tensor linear(const at::Tensor& input, const at::Tensor& weight, const std::optional<at::Tensor>& bias = {},
                                std::optional<std::string_view> activation = {}, double scale = 1);
 PYLAYERS_API at::Tensor bilinear(const at::Tensor& input1, const at::Tensor& input2, const at::Tensor& weight,

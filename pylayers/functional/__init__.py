@@ -11,7 +11,9 @@ from .layer_norm import layer_norm
 from .leading_fourier import leading_fourier
 from .linear import linear
 from .linear_cross_entropy import linear_cross_entropy
+from .linear_kl_div import linear_kl_div
 from .parallel import parallel_linear
+from .pointwise_loss import binary_cross_entropy_with_logits, kl_div, mse_loss
 from .rms_norm import rms_norm
 from .rotary import rotary
 from .softmax import log_softmax, scaled_masked_softmax, softmax
@@ -21,6 +23,7 @@ __all__ = [
     "add_layer_norm",
     "add_rms_norm",
     "bilinear",
+    "binary_cross_entropy_with_logits",
     "center",
     "centered_affine",
     "cross_entropy",
@@ -29,11 +32,14 @@ __all__ = [
     "geglu_packed",
     "group_norm",
     "halve_until",
+    "kl_div",
     "layer_norm",
     "leading_fourier",
     "linear",
     "linear_cross_entropy",
+    "linear_kl_div",
     "log_softmax",
+    "mse_loss",
     "parallel_linear",
     "reglu",
     "reglu_packed",

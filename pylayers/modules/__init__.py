@@ -13,6 +13,7 @@ from .leading_fourier import LeadingFourier
 from .linear import LazyLinear, Linear
 from .linear_cross_entropy import LazyLinearCrossEntropyLoss, LinearCrossEntropyLoss
 from .parallel import Parallel
+from .pointwise_loss import BCEWithLogitsLoss, KLDivLoss, MSELoss
 from .rms_norm import LazyRMSNorm, RMSNorm
 from .rotary import RotaryEmbedding
 from .scaled_linear import LazyScaledLinear, ScaledLinear

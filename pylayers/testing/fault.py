@@ -9,7 +9,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[2]
 OPS = (
     "rms_norm", "layer_norm", "add_rms_norm", "add_layer_norm", "group_norm", "gate", "softmax", "rotary", "linear", "bilinear", "tensor_reduction",
-    "centered", "cross_entropy", "halve_until", "dropout_add", "leading_fourier", "two_sided_uniform",
+    "centered", "cross_entropy", "pointwise_loss", "halve_until", "dropout_add", "leading_fourier", "two_sided_uniform",
 )  # fmt: skip
 # Sources that an op uses beside its own.
 USES = {"tensor_reduction": ("bilinear",), "softmax": ("softmax_columns",)}

@@ -43,6 +43,14 @@ def _of_probabilities(cross_entropy):
     return lambda x, target: cross_entropy(x, target.detach().abs(), reduction="none", softcap=2.0) + target.sum() * 0
 
 
+def _of_answers(binary_cross_entropy):
+    return lambda x, weight: binary_cross_entropy(x, x.detach().sigmoid(), weight.detach().abs(), pos_weight=weight.detach().abs() + 1) + weight.sum() * 0
+
+
+def _of_each(kl_div):
+    return lambda x, target: kl_div(x, target.abs(), reduction="none")
+
+
 def _with_gelu(linear):
     return lambda x, weight, bias: linear(x, weight, bias, activation="gelu")
 
@@ -102,6 +110,13 @@ CALLS = {
         _of_probabilities(reference.cross_entropy),
         [(3, 1024), (3, 1024)],
     ),
+    "mse_loss": (functional.mse_loss, reference.mse_loss, [(5, 67), (5, 67)]),
+    "binary_cross_entropy_with_logits": (
+        _of_answers(functional.binary_cross_entropy_with_logits),
+        _of_answers(reference.binary_cross_entropy_with_logits),
+        [(37, 24), (24,)],
+    ),
+    "kl_div": (_of_each(functional.kl_div), _of_each(reference.kl_div), [(3, 1024), (3, 1024)]),
     "bilinear": (functional.bilinear, reference.bilinear, [(5, 9), (5, 17), (35, 9, 17), (35,)]),
     "tensor_reduction": (_symmetric(functional.tensor_reduction), _symmetric(reference.tensor_reduction), [(5, 17), (16, 153)]),
     "linear": (_with_gelu(functional.linear), _with_gelu(reference.linear), [(5, 17), (9, 17), (9,)]),

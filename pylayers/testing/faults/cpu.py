@@ -167,7 +167,7 @@ FAULTS = (
     _fourier("samples % 2 == 0 && given == dim", "given == dim", "an odd number of samples has nothing in the middle"),
     _fourier("      write_real(0);\n", "", "coefficient 0 is halved"),
     # Softmax
-    _normaliser("return x < least ? V{} : exp(x);", "return exp(x);", "what is masked counts a little"),
+    Fault("softmax", "csrc/cpu/math.h", "return x < least ? V{} : exp(x);", "return exp(x);", "what is masked counts a little"),
     _normaliser("fold<acc_t>(larger(a, b), ", "fold<acc_t>(a, ", "every other vector is left out of the maximum"),
     _normaliser("end - col, -kInfinity<acc_t>)", "end - col, acc_t(0))", "what lies behind a row takes part in its maximum"),
     _normaliser("col < live ? first_lanes(term(col, live - col), live - col)", "col < live ? term(col, live - col)", "lanes past causal"),

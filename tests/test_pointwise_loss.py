@@ -90,6 +90,14 @@ def test_pointwise_loss_strides(backend, device, dtype, loss, layout):
 
 
 @every_backend
+@every_plain_loss
+def test_pointwise_loss_of_rows_that_shares_cut(backend, device, loss):
+    """Sums in shares that begin and end within rows which are not next to each other."""
+    x, t = (normal(40, 1200, device=device, seed=seed)[:, :1001] for seed in (0, 1))
+    harness.matches_float64(*both(loss, reduction="sum"), (x, t), backend, long_sums=True)
+
+
+@every_backend
 @every_dtype
 @every_reduction
 @pytest.mark.parametrize("shape", [(12,), (1,), (7, 12), (7, 1), (3, 7, 12), (3, 1, 12)], ids=str)

@@ -36,15 +36,16 @@ def log(x):
     """ln x = k ln 2 + ln m with √½ ≤ m < √2, −∞ for 0, a nan below. Not tl.log, whose instruction is off by 2⁻²² near 1."""
     if x.dtype == tl.float64:
         return tl.log(x)
-    small = x < 1.1754943508222875e-38
-    scaled = tl.where(small, x * 8388608.0, x)
-    bits = scaled.to(tl.int32, bitcast=True)
-    k = (bits - 0x3F3504F3) >> 23
-    m = (bits - (k << 23)).to(tl.float32, bitcast=True)
-    twos = k.to(tl.float32) - tl.where(small, 23.0, 0.0)
-    y = twos * 0.693359375 + (log_of_ratio((m - 1) / (m + 1)) - twos * 2.12194440e-4)
-    ends = tl.where(x == 0, -float("inf"), tl.where(x > 0, x, float("nan")))
-    return tl.where((x > 0) & (x < float("inf")), y, ends)
+    else:
+        small = x < 1.1754943508222875e-38
+        scaled = tl.where(small, x * 8388608.0, x)
+        bits = scaled.to(tl.int32, bitcast=True)
+        k = (bits - 0x3F3504F3) >> 23
+        m = (bits - (k << 23)).to(tl.float32, bitcast=True)
+        twos = k.to(tl.float32) - tl.where(small, 23.0, 0.0)
+        y = twos * 0.693359375 + (log_of_ratio((m - 1) / (m + 1)) - twos * 2.12194440e-4)
+        ends = tl.where(x == 0, -float("inf"), tl.where(x > 0, x, float("nan")))
+        return tl.where((x > 0) & (x < float("inf")), y, ends)
 
 
 @triton.jit

@@ -7,7 +7,6 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/ones.h>
-#include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -148,25 +147,20 @@ struct Position {
 template <class Body>
 void for_chunks(const Arguments& own, const LossOptions& options, const Target& target, int64_t chunk_rows, const LinearSums& sums, const Body& body) {
   if (own.empty()) return sums.clear();
-  const auto acc = accumulation_dtype(own.x.scalar_type());
   const int64_t size = rows_at_once(own.x, own.rows, own.count, own.inner, sums.dw.defined(), chunk_rows);
   Chunk chunk(own.x, size, own.count, own.inner);
-  Scratch memory(acc);
+  Scratch memory(accumulation_dtype(own.x.scalar_type()));
   for (int64_t i = 0; i < pieces(own.rows, size); ++i) {
     const Range range = piece(own.rows, size, i);
     chunk.take(rows_of(own.x, range));
-    const bool itself = sums.dx.defined() && sums.dx.scalar_type() == acc;
-    Tensor dx;
-    if (sums.dx.defined()) dx = itself ? rows_of(sums.dx, range) : memory.block(own.x, {range.count(), own.inner});
+    const Tensor dx = sums.rows(range, memory);
     for (int64_t p = 0; p < own.positions; ++p) {
       const Position at(own, options, target, p);
       const Tensor soft = at.probabilities(range), logits = chunk.logits(at.w, at.bias);
       body(at, range, logits, soft);
-      if (!sums.any()) continue;
-      chunk.add_gradients(logits, at.w, dx, p == 0, sums.dw.defined() ? sums.dw.select(1, p) : Tensor(), i == 0);
-      if (Tensor db = sums.db.defined() ? sums.db.select(0, p) : Tensor(); db.defined()) i ? db.add_(logits.sum(0)) : at::sum_out(db, logits, 0);
+      if (sums.any()) sums.add(chunk, logits, at.w, p, dx, i == 0);
     }
-    if (dx.defined() && !itself) rows_of(sums.dx, range).copy_(dx);
+    sums.take(range, dx);
   }
 }
 
@@ -265,10 +259,6 @@ Tensor run_forward(at::TensorList inputs, const Extras& extras, const LinearMask
   const auto [result, total] = reduced_with_total(each, share, reduction, extras[kDtype].toScalarType());
   if (saved) *saved = {input, w, target, bias, weight, top, scale, share, dx, dw, db, total};
   return result;
-}
-
-LinearMask mask_of(const Tensor& input, const Tensor& w, const Tensor& bias) {
-  return {needs_gradient({&input}), needs_gradient({&w}), needs_gradient({&bias})};
 }
 
 const Differentiable kDifferentiable = {

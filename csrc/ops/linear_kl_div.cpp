@@ -9,7 +9,6 @@
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
-#include <ATen/ops/sum.h>
 
 #include "autograd.h"
 #include "linear_loss.h"
@@ -113,12 +112,9 @@ void run_chunks(const Arguments& own, const Target& target, int64_t chunk_rows, 
     other.copy_((grad.numel() == 1 ? grad : grad.narrow(0, range.first, count)) * own.temperature);
     kernels::cross_entropy_backward(target, output(to), vector(other), input(to), Argument(), input(p), Argument(), vector(top), vector(scale),
                                     vector(share), -100, 0, 0);
-    const bool itself = sums.dx.defined() && sums.dx.scalar_type() == acc;
-    Tensor dx;
-    if (sums.dx.defined()) dx = itself ? rows_of(sums.dx, range) : memory.block(own.x, {count, own.x.size(1)});
-    student.add_gradients(to, own.w, dx, true, sums.dw.defined() ? sums.dw.select(1, 0) : Tensor(), i == 0);
-    if (Tensor db = sums.db.defined() ? sums.db.select(0, 0) : Tensor(); db.defined()) i ? db.add_(to.sum(0)) : at::sum_out(db, to, 0);
-    if (dx.defined() && !itself) rows_of(sums.dx, range).copy_(dx);
+    const Tensor dx = sums.rows(range, memory);
+    sums.add(student, to, own.w, 0, dx, i == 0);
+    sums.take(range, dx);
   }
 }
 

@@ -31,6 +31,12 @@ struct LinearSums {
     for (const Tensor* sum : {&dx, &dw, &db})
       if (sum->defined()) sum->zero_();
   }
+  // Where the gradient by a chunk of rows is summed in acc: in dx itself, or in memory. Undefined if nobody asks for it.
+  Tensor rows(Range range, Scratch& memory) const;
+  // Adds what the gradients d of the chunk's logits at a position make of its rows, which are summed in own, of the weight and of the bias.
+  void add(Chunk& chunk, const Tensor& d, const Tensor& w, int64_t position, const Tensor& own, bool first) const;
+  // Takes the rows over from where they were summed.
+  void take(Range range, const Tensor& own) const;
 };
 
 // to = factor · from, of acc, without a matrix of acc between.

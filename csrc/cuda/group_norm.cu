@@ -22,7 +22,7 @@ using namespace grouping;
 constexpr auto kForward = "group_norm_forward", kBackward = "group_norm_backward";
 
 template <class scalar_t>
-Group<scalar_t> group_of(Output y, Output partial, Input x, Input weight, Input bias, int64_t groups, bool last, double eps) {
+Group<scalar_t> group_of(Output y, Output partial, Input x, Input weight, Input bias, int64_t groups, bool last, int64_t activation) {
   using acc_t = acc_of<scalar_t>;
   Group<scalar_t> args = {};
   args.y = data<scalar_t>(y), args.partial = data<acc_t>(partial), args.x = data<const scalar_t>(x);
@@ -30,7 +30,8 @@ Group<scalar_t> group_of(Output y, Output partial, Input x, Input weight, Input 
   args.batch = x.size[0], args.channels = x.size[last ? 2 : 1], args.positions = x.size[last ? 1 : 2];
   args.groups = groups, args.each = args.channels / groups, args.x_stride = x.stride[0];
   args.parts = partial ? partial.rows() / 2 / args.batch : 0;
-  args.eps = acc_t(eps), args.inverse = acc_t(1. / double(args.each * args.positions));
+  args.inverse = acc_t(1. / double(args.each * args.positions));
+  args.silu = Activation(activation) == Activation::silu, args.points = last;
   return args;
 }
 
@@ -41,7 +42,7 @@ View of_group(View view, int64_t each) {
   return view;
 }
 
-template <Activation activation, bool points, class Access, class scalar_t>
+template <class Access, class scalar_t>
 void hold(Access, Stream stream, const Group<scalar_t>& args) {
   constexpr int width = Access::width;
   const std::conditional_t<Access::bytes == 16, std::integer_sequence<int, 1, 2, 4, 8>, std::integer_sequence<int, 2, 8>> options;
@@ -49,11 +50,10 @@ void hold(Access, Stream stream, const Group<scalar_t>& args) {
   const RowPlan plan = plan_rows(options, args.each * args.positions / width, rows <= kFewRows, Access::bytes == 16 ? 4 : 8,
                                  kHeldThreads, 128);
   if (plan.vectors == 0)
-    return launch(kForward, group_norm_twice<scalar_t, width, points, activation>, std::min<int64_t>(rows, INT_MAX), kHeldThreads, 0,
-                  stream, args);
+    return launch(kForward, group_norm_twice<scalar_t, width>, std::min<int64_t>(rows, INT_MAX), kHeldThreads, 0, stream, args);
   dispatch_int(options, plan.vectors, [&](auto vectors) {
-    launch(kForward, group_norm_held<scalar_t, width, vectors, points, activation>,
-           std::min<int64_t>(ceil_div(rows, plan.threads.y), INT_MAX), plan.threads, 0, stream, args);
+    launch(kForward, group_norm_held<scalar_t, width, vectors>, std::min<int64_t>(ceil_div(rows, plan.threads.y), INT_MAX),
+           plan.threads, 0, stream, args);
   });
 }
 
@@ -77,18 +77,18 @@ Rows groups_of_shares(const Group<scalar_t>& args) { return {args.batch * args.g
 template <class scalar_t>
 int64_t shares_to_write(const Group<scalar_t>& args, const TilePlan& plan) { return ceil_div(args.positions, plan.threads.y * 16); }
 
-template <Activation activation, class Access, class scalar_t>
+template <class Access, class scalar_t>
 void forward_first(Access access, Stream stream, const Group<scalar_t>& args) {
   constexpr int width = Access::width;
   const Rows shares = shares_of_channels(access, args), groups = groups_of_shares(args);
   launch(kForward, group_norm_moments<scalar_t, width>, shares.blocks, shares.threads, 0, stream, args);
   launch(kForward, group_norm_merge<scalar_t>, groups.blocks, groups.threads, 0, stream, args, int64_t(width));
   const TilePlan plan = plan_tiles(args.positions / width, vectors_at_once<scalar_t, width>, kThreads);
-  launch(kForward, group_norm_apply<scalar_t, width, activation>, plan.blocks(plan.shares(args.batch * args.channels)), plan.threads, 0,
+  launch(kForward, group_norm_apply<scalar_t, width>, plan.blocks(plan.shares(args.batch * args.channels)), plan.threads, 0,
          stream, args, unsigned(plan.tiles));
 }
 
-template <Activation activation, class Access, class scalar_t>
+template <class Access, class scalar_t>
 void forward_last(Access, Stream stream, const Group<scalar_t>& args) {
   constexpr int width = Access::width;
   const TilePlan plan = plan_tiles(args.channels / width, 1, 64);
@@ -98,42 +98,35 @@ void forward_last(Access, Stream stream, const Group<scalar_t>& args) {
          group_bytes(plan.threads, (2 * width + 1) * sizeof(acc_of<scalar_t>)), stream, args, tiles);
   launch(kForward, group_norm_merge<scalar_t>, groups.blocks, groups.threads, 0, stream, args, int64_t(1));
   const int64_t shares = shares_to_write(args, plan);
-  launch(kForward, group_norm_last_apply<scalar_t, width, activation>, plan.blocks(args.batch * shares), plan.threads, 0, stream, args,
+  launch(kForward, group_norm_last_apply<scalar_t, width>, plan.blocks(args.batch * shares), plan.threads, 0, stream, args,
          tiles, unsigned(shares));
 }
 
-template <Activation activation, class Access, class scalar_t>
+template <class Access, class scalar_t>
 void backward_first(Access access, Stream stream, const Group<scalar_t>& args) {
   constexpr int width = Access::width;
   const Rows shares = shares_of_channels(access, args), groups = groups_of_shares(args);
-  launch(kBackward, group_norm_sums<scalar_t, width, activation>, shares.blocks, shares.threads, 0, stream, args);
+  launch(kBackward, group_norm_sums<scalar_t, width>, shares.blocks, shares.threads, 0, stream, args);
   if (!args.y) return;
   launch(kBackward, group_norm_means<scalar_t>, groups.blocks, groups.threads, 0, stream, args);
   const TilePlan plan = plan_tiles(args.positions / width, vectors_at_once<scalar_t, width>, kThreads);
-  launch(kBackward, group_norm_gradient<scalar_t, width, activation>, plan.blocks(plan.shares(args.batch * args.channels)),
+  launch(kBackward, group_norm_gradient<scalar_t, width>, plan.blocks(plan.shares(args.batch * args.channels)),
          plan.threads, 0, stream, args, unsigned(plan.tiles));
 }
 
-template <Activation activation, class Access, class scalar_t>
+template <class Access, class scalar_t>
 void backward_last(Access, Stream stream, const Group<scalar_t>& args) {
   constexpr int width = Access::width;
   const TilePlan plan = plan_tiles(args.channels / width, 1, 64);
   const unsigned tiles = unsigned(plan.tiles);
-  launch(kBackward, group_norm_last_sums<scalar_t, width, activation>, plan.blocks(args.batch * args.parts), plan.threads,
+  launch(kBackward, group_norm_last_sums<scalar_t, width>, plan.blocks(args.batch * args.parts), plan.threads,
          group_bytes(plan.threads, 2 * width * sizeof(acc_of<scalar_t>)), stream, args, tiles);
   if (!args.y) return;
   const Rows groups = groups_of_shares(args);
   launch(kBackward, group_norm_means<scalar_t>, groups.blocks, groups.threads, 0, stream, args);
   const int64_t shares = shares_to_write(args, plan);
-  launch(kBackward, group_norm_last_gradient<scalar_t, width, activation>, plan.blocks(args.batch * shares), plan.threads, 0, stream,
+  launch(kBackward, group_norm_last_gradient<scalar_t, width>, plan.blocks(args.batch * shares), plan.threads, 0, stream,
          args, tiles, unsigned(shares));
-}
-
-// body(std::integral_constant<Activation, …>{})
-template <class Body>
-void dispatch_activation(int64_t activation, const Body& body) {
-  if (activation) return body(std::integral_constant<Activation, Activation::silu>{});
-  body(std::integral_constant<Activation, Activation::none>{});
 }
 
 // The parts of one sum alone.
@@ -152,13 +145,11 @@ void group_norm_forward(Stream stream, Output y, Output mean, Output rstd, Outpu
   const int bytes = last ? access_bytes(of_group(y, row), of_group(x, row), weight, bias) : access_bytes(y, x);
   dispatch(x.dtype, bytes, [&](auto access) {
     using scalar_t = typename decltype(access)::scalar_t;
-    auto args = group_of<scalar_t>(y, partial, x, weight, bias, groups, last, eps);
-    args.mean = data<acc_of<scalar_t>>(mean), args.rstd = data<acc_of<scalar_t>>(rstd);
-    dispatch_activation(activation, [&](auto kind) {
-      constexpr Activation function = decltype(kind)::value;
-      if (!partial) return last ? hold<function, true>(access, stream, args) : hold<function, false>(access, stream, args);
-      last ? forward_last<function>(access, stream, args) : forward_first<function>(access, stream, args);
-    });
+    using acc_t = acc_of<scalar_t>;
+    auto args = group_of<scalar_t>(y, partial, x, weight, bias, groups, last, activation);
+    args.mean = data<acc_t>(mean), args.rstd = data<acc_t>(rstd), args.eps = acc_t(eps);
+    if (!partial) return hold(access, stream, args);
+    last ? forward_last(access, stream, args) : forward_first(access, stream, args);
   });
 }
 
@@ -168,13 +159,10 @@ void group_norm_backward(Stream stream, Output dx, Output dweight, Output dbias,
   dispatch(x.dtype, bytes, [&](auto access) {
     using scalar_t = typename decltype(access)::scalar_t;
     using acc_t = acc_of<scalar_t>;
-    auto args = group_of<scalar_t>(dx, partial, x, weight, bias, groups, last, 0);
+    auto args = group_of<scalar_t>(dx, partial, x, weight, bias, groups, last, activation);
     args.grad = data<const scalar_t>(grad), args.grad_stride = grad.stride[0], args.means = data<acc_t>(means);
     args.mean = static_cast<acc_t*>(const_cast<void*>(mean.data)), args.rstd = static_cast<acc_t*>(const_cast<void*>(rstd.data));
-    dispatch_activation(activation, [&](auto kind) {
-      constexpr Activation function = decltype(kind)::value;
-      last ? backward_last<function>(access, stream, args) : backward_first<function>(access, stream, args);
-    });
+    last ? backward_last(access, stream, args) : backward_first(access, stream, args);
   });
   if (dweight && dbias) return add_parts(kBackward, stream, dweight, dbias, partial);
   if (dweight) add_parts(kBackward, stream, dweight, half_of(partial, false));

@@ -21,6 +21,7 @@ struct Group {
   const scalar_t *grad, *x, *weight, *bias;
   int64_t batch, channels, positions, groups, each, grad_stride, x_stride, parts;  // each: channels of a group
   acc_t eps, inverse;                     // of the numbers in a group
+  bool silu, points;                      // points: a channel has one position, so that weight and bias are vectors beside a group
 
   __device__ int64_t second() const { return batch * parts * channels; }  // from the first sums in partial to the second ones
 };
@@ -30,11 +31,20 @@ __device__ acc_t number(const scalar_t* vector, int64_t index, acc_t otherwise) 
   return vector ? unpack(load_one<1>(vector, index, index + 1))[0] : otherwise;
 }
 
-// The gradient by z = away · scale + bias.
-template <class scalar_t, Activation activation, class acc_t>
-__device__ acc_t gradient_before(acc_t grad, acc_t away, acc_t scale, acc_t bias) {
-  if constexpr (activation == Activation::none) return grad;
-  else return grad * derivative<scalar_t, activation>(away * scale + bias);
+// Whether there is an activation is asked once for a vector, not known to the compiler: it would make every kernel twice.
+template <class scalar_t, class acc_t, int width>
+__device__ void activate_all(bool silu, Values<acc_t, width>& z) {
+  if (!silu) return;
+#pragma unroll
+  for (int i = 0; i < width; ++i) z[i] = activate<scalar_t, Activation::silu>(z[i]);
+}
+
+// The gradients by z(i), from those by its activation.
+template <class scalar_t, class acc_t, int width, class Before>
+__device__ void activate_all_backward(bool silu, Values<acc_t, width>& grad, const Before& z) {
+  if (!silu) return;
+#pragma unroll
+  for (int i = 0; i < width; ++i) grad[i] *= derivative<scalar_t, Activation::silu>(z(i));
 }
 
 // Of the moments that the threads of a row have found: the mean, and Σ (x − mean)² in place of own.squares.
@@ -62,27 +72,27 @@ struct Held {
   unsigned per_channel;
 };
 
-// Vector `index` of y. points: there is one position, so that weight and bias are vectors beside the group.
-template <bool points, Activation activation, class scalar_t, int width, class acc_t>
+// Vector `index` of y.
+template <class scalar_t, int width, class acc_t>
 __device__ void finish(const Group<scalar_t>& args, const Vector<scalar_t, width>& x, int index, const Held& of, acc_t mean, acc_t rstd) {
   if (index >= of.live) return;
   auto y = unpack(x);
-  if constexpr (points) {
+  if (args.points) {
     const auto w = unpack(load_one<width>(args.weight + of.channel, index, args.weight ? of.live : 0));
     const auto b = unpack(load_one<width>(args.bias + of.channel, index, args.bias ? of.live : 0));
 #pragma unroll
-    for (int i = 0; i < width; ++i)
-      y[i] = activate<scalar_t, activation>((y[i] - mean) * (args.weight ? rstd * w[i] : rstd) + b[i]);
+    for (int i = 0; i < width; ++i) y[i] = (y[i] - mean) * (args.weight ? rstd * w[i] : rstd) + b[i];
   } else {
     const int64_t own = of.channel + unsigned(index) / of.per_channel;
     const acc_t scale = rstd * number(args.weight, own, acc_t(1)), bias = number(args.bias, own, acc_t(0));
 #pragma unroll
-    for (int i = 0; i < width; ++i) y[i] = activate<scalar_t, activation>((y[i] - mean) * scale + bias);
+    for (int i = 0; i < width; ++i) y[i] = (y[i] - mean) * scale + bias;
   }
+  activate_all<scalar_t>(args.silu, y);
   store_one(args.y + of.row * args.each * args.positions, index, of.live, y);
 }
 
-template <class scalar_t, int width, int vectors, bool points, Activation activation>
+template <class scalar_t, int width, int vectors>
 __global__ void __launch_bounds__(kHeldThreads, 1) group_norm_held(const Group<scalar_t> args) {
   using acc_t = acc_of<scalar_t>;
   const int count = int(args.each * args.positions / width), lane = threadIdx.x;
@@ -105,13 +115,12 @@ __global__ void __launch_bounds__(kHeldThreads, 1) group_norm_held(const Group<s
     stay_packed(x);
     if (own.live && lane == 0) args.mean[row] = mean, args.rstd[row] = rstd;
 #pragma unroll
-    for (int v = 0; v < vectors; ++v)
-      finish<points, activation>(args, x[v], int(lane + v * blockDim.x), own, mean, rstd);
+    for (int v = 0; v < vectors; ++v) finish(args, x[v], int(lane + v * blockDim.x), own, mean, rstd);
   }
 }
 
 // For narrow accesses, of which registers hold less: a block reads the group again.
-template <class scalar_t, int width, bool points, Activation activation>
+template <class scalar_t, int width>
 __global__ void __launch_bounds__(kHeldThreads) group_norm_twice(const Group<scalar_t> args) {
   using acc_t = acc_of<scalar_t>;
   constexpr int vectors = kChunkVectors;
@@ -130,7 +139,7 @@ __global__ void __launch_bounds__(kHeldThreads) group_norm_twice(const Group<sca
     const acc_t mean = mean_of_row(found, args.inverse, turn), rstd = rsqrt(found.squares * args.inverse + args.eps);
     if (threadIdx.x == 0) args.mean[row] = mean, args.rstd[row] = rstd;
     for (int index = threadIdx.x; index < count; index += kHeldThreads)
-      finish<points, activation>(args, load_one<width>(from, index, count), index, own, mean, rstd);
+      finish(args, load_one<width>(from, index, count), index, own, mean, rstd);
   }
 }
 
@@ -190,7 +199,7 @@ __global__ void __launch_bounds__(kThreads) group_norm_merge(const Group<scalar_
   args.rstd[row] = rsqrt(own.squares * args.inverse + args.eps);
 }
 
-template <class scalar_t, int width, Activation activation>
+template <class scalar_t, int width>
 __global__ void __launch_bounds__(kThreads) group_norm_apply(const Group<scalar_t> args, unsigned tiles) {
   using acc_t = acc_of<scalar_t>;
   constexpr int vectors = vectors_at_once<scalar_t, width>;
@@ -206,14 +215,15 @@ __global__ void __launch_bounds__(kThreads) group_norm_apply(const Group<scalar_
     for (int v = 0; v < vectors; ++v) {
       auto y = unpack(x[v]);
 #pragma unroll
-      for (int i = 0; i < width; ++i) y[i] = activate<scalar_t, activation>((y[i] - mean) * scale + bias);
+      for (int i = 0; i < width; ++i) y[i] = (y[i] - mean) * scale + bias;
+      activate_all<scalar_t>(args.silu, y);
       store_one(args.y + row * args.positions, tile.index + v * blockDim.x, count, y);
     }
   }
 }
 
 // Σ dz · n and Σ dz
-template <class scalar_t, int width, Activation activation>
+template <class scalar_t, int width>
 __global__ void __launch_bounds__(kThreads, 1) group_norm_sums(const Group<scalar_t> args) {
   using acc_t = acc_of<scalar_t>;
   constexpr int vectors = vectors_at_once<scalar_t, width>;
@@ -222,8 +232,7 @@ __global__ void __launch_bounds__(kThreads, 1) group_norm_sums(const Group<scala
   acc_t mean = 0, rstd = 0, scale = 0, bias = 0;
   if (own.live) {
     mean = args.mean[group], rstd = args.rstd[group];
-    if constexpr (activation != Activation::none)
-      scale = rstd * number(args.weight, own.channel, acc_t(1)), bias = number(args.bias, own.channel, acc_t(0));
+    if (args.silu) scale = rstd * number(args.weight, own.channel, acc_t(1)), bias = number(args.bias, own.channel, acc_t(0));
   }
   Values<acc_t, 2> sums = {};
   for (int64_t index = own.share.first + threadIdx.x; index < own.share.last; index += vectors * blockDim.x) {
@@ -233,12 +242,13 @@ __global__ void __launch_bounds__(kThreads, 1) group_norm_sums(const Group<scala
     Values<acc_t, 2> some = {};  // summed apart: the longer a sum, the more it rounds
 #pragma unroll
     for (int v = 0; v < vectors; ++v) {
-      const auto g = unpack(grad[v]), a = unpack(x[v]);
+      const auto a = unpack(x[v]);
+      auto dz = unpack(grad[v]);
+      activate_all_backward<scalar_t>(args.silu, dz, [&](int i) { return (a[i] - mean) * scale + bias; });
 #pragma unroll
       for (int i = 0; i < width; ++i) {
-        const acc_t away = a[i] - mean, dz = gradient_before<scalar_t, activation>(g[i], away, scale, bias);
-        some[0] += dz * away;
-        some[1] += dz;
+        some[0] += dz[i] * (a[i] - mean);
+        some[1] += dz[i];
       }
     }
     sums[0] += some[0], sums[1] += some[1];
@@ -269,7 +279,7 @@ __global__ void __launch_bounds__(kThreads) group_norm_means(const Group<scalar_
   args.means[args.batch * args.groups + row] = sums[1] * args.inverse;
 }
 
-template <class scalar_t, int width, Activation activation>
+template <class scalar_t, int width>
 __global__ void __launch_bounds__(kThreads) group_norm_gradient(const Group<scalar_t> args, unsigned tiles) {
   using acc_t = acc_of<scalar_t>;
   constexpr int vectors = vectors_at_once<scalar_t, width>;
@@ -281,17 +291,15 @@ __global__ void __launch_bounds__(kThreads) group_norm_gradient(const Group<scal
     load(grad, args.grad + n * args.grad_stride + channel * args.positions, tile.index, count);
     load(x, args.x + n * args.x_stride + channel * args.positions, tile.index, count);
     const acc_t mean = args.mean[group], rstd = args.rstd[group], w = number(args.weight, channel, acc_t(1));
-    const acc_t bias = activation == Activation::none ? acc_t(0) : number(args.bias, channel, acc_t(0));
+    const acc_t bias = args.silu ? number(args.bias, channel, acc_t(0)) : acc_t(0);
     const acc_t slope = args.means[group] * rstd, shift = args.means[args.batch * args.groups + group];
 #pragma unroll
     for (int v = 0; v < vectors; ++v) {
       const auto a = unpack(x[v]);
       auto d = unpack(grad[v]);
+      activate_all_backward<scalar_t>(args.silu, d, [&](int i) { return (a[i] - mean) * (rstd * w) + bias; });
 #pragma unroll
-      for (int i = 0; i < width; ++i) {
-        const acc_t away = a[i] - mean;
-        d[i] = rstd * (gradient_before<scalar_t, activation>(d[i], away, rstd * w, bias) * w - shift - away * slope);
-      }
+      for (int i = 0; i < width; ++i) d[i] = rstd * (d[i] * w - shift - (a[i] - mean) * slope);
       store_one(args.y + row * args.positions, tile.index + v * blockDim.x, count, d);
     }
   }

@@ -129,7 +129,7 @@ __global__ void __launch_bounds__(kThreads) group_norm_last_moments(const Group<
   store_sums(to + args.second(), found.squares);
 }
 
-template <class scalar_t, int width, Activation activation>
+template <class scalar_t, int width>
 __global__ void __launch_bounds__(kThreads) group_norm_last_apply(const Group<scalar_t> args, unsigned tiles, unsigned shares) {
   const int64_t count = args.channels / width;
   const Place own(args, tiles, shares);
@@ -139,12 +139,13 @@ __global__ void __launch_bounds__(kThreads) group_norm_last_apply(const Group<sc
   for (int64_t position = own.first; position < own.last; position += blockDim.y) {
     auto y = unpack(load_one<width>(args.x + own.n * args.x_stride + position * args.channels, own.index, count));
 #pragma unroll
-    for (int i = 0; i < width; ++i) y[i] = activate<scalar_t, activation>((y[i] - mean[i]) * scale[i] + bias[i]);
+    for (int i = 0; i < width; ++i) y[i] = (y[i] - mean[i]) * scale[i] + bias[i];
+    activate_all<scalar_t>(args.silu, y);
     store_one(args.y + (own.n * args.positions + position) * args.channels, own.index, count, y);
   }
 }
 
-template <class scalar_t, int width, Activation activation>
+template <class scalar_t, int width>
 __global__ void __launch_bounds__(kThreads) group_norm_last_sums(const Group<scalar_t> args, unsigned tiles) {
   using acc_t = acc_of<scalar_t>;
   constexpr int rows = rows_at_once<scalar_t, width>;
@@ -164,12 +165,13 @@ __global__ void __launch_bounds__(kThreads) group_norm_last_sums(const Group<sca
     }
 #pragma unroll
     for (int r = 0; r < rows; ++r) {
-      const auto g = unpack(grad[r]), a = unpack(x[r]);
+      const auto a = unpack(x[r]);
+      auto dz = unpack(grad[r]);
+      activate_all_backward<scalar_t>(args.silu, dz, [&](int i) { return (a[i] - mean[i]) * scale[i] + bias[i]; });
 #pragma unroll
       for (int i = 0; i < width; ++i) {
-        const acc_t away = a[i] - mean[i], dz = gradient_before<scalar_t, activation>(g[i], away, scale[i], bias[i]);
-        sums[0][i] += dz * away;
-        sums[1][i] += dz;
+        sums[0][i] += dz[i] * (a[i] - mean[i]);
+        sums[1][i] += dz[i];
       }
     }
   }
@@ -180,7 +182,7 @@ __global__ void __launch_bounds__(kThreads) group_norm_last_sums(const Group<sca
   store_sums(to + args.second(), sums[1]);
 }
 
-template <class scalar_t, int width, Activation activation>
+template <class scalar_t, int width>
 __global__ void __launch_bounds__(kThreads) group_norm_last_gradient(const Group<scalar_t> args, unsigned tiles, unsigned shares) {
   using acc_t = acc_of<scalar_t>;
   const int64_t count = args.channels / width;
@@ -192,12 +194,9 @@ __global__ void __launch_bounds__(kThreads) group_norm_last_gradient(const Group
   for (int64_t position = own.first; position < own.last; position += blockDim.y) {
     auto d = unpack(load_one<width>(args.grad + own.n * args.grad_stride + position * args.channels, own.index, count));
     const auto a = unpack(load_one<width>(args.x + own.n * args.x_stride + position * args.channels, own.index, count));
+    activate_all_backward<scalar_t>(args.silu, d, [&](int i) { return (a[i] - mean[i]) * (rstd[i] * w[i]) + bias[i]; });
 #pragma unroll
-    for (int i = 0; i < width; ++i) {
-      const acc_t away = a[i] - mean[i];
-      const acc_t dz = gradient_before<scalar_t, activation>(d[i], away, rstd[i] * w[i], bias[i]);
-      d[i] = rstd[i] * (dz * w[i] - shift[i] - away * slope[i]);
-    }
+    for (int i = 0; i < width; ++i) d[i] = rstd[i] * (d[i] * w[i] - shift[i] - (a[i] - mean[i]) * slope[i]);
     store_one(args.y + (own.n * args.positions + position) * args.channels, own.index, count, d);
   }
 }

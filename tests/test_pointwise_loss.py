@@ -91,9 +91,10 @@ def test_pointwise_loss_strides(backend, device, dtype, loss, layout):
 
 @every_backend
 @every_plain_loss
-def test_pointwise_loss_of_rows_that_shares_cut(backend, device, loss):
-    """Sums in shares that begin and end within rows which are not next to each other."""
-    x, t = (normal(40, 1200, device=device, seed=seed)[:, :1001] for seed in (0, 1))
+@pytest.mark.parametrize("rows,dim", [(40, 1001), (600, 13)])
+def test_pointwise_loss_sums_of_rows_apart(backend, device, loss, rows, dim):
+    """Rows that are not next to each other: long ones that the shares of a sum cut, and short ones of which a share has many."""
+    x, t = (normal(rows, dim + 7, device=device, seed=seed)[:, :dim] for seed in (0, 1))
     harness.matches_float64(*both(loss, reduction="sum"), (x, t), backend, long_sums=True)
 
 

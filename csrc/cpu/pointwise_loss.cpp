@@ -90,14 +90,15 @@ void sum(const Output& loss, const Output& partial, const Call<scalar_t>& call, 
   parallel_for(parts, kGrain * parts / count + 1, [&](int64_t first, int64_t last) {
     for (int64_t part = first; part < last; ++part) {
       const int64_t end = count * (part + 1) / parts;
-      sums[part] = 0;
+      double own = 0;  // of as many as there may be rows
       for (int64_t at = count * part / parts; at < end;) {
         const int64_t row = at / call.dim, begin = at % call.dim, some = std::min(end - at, call.dim - begin);
         const auto term = call.template terms<kind>(row, begin);
         const auto weigh = call.weights(row, begin);
-        sums[part] += row_sum<acc_t>(some, [&](int64_t col, auto lanes) { return first_lanes(weigh(col, lanes, term(col, lanes).value()), lanes); });
+        own += row_sum<acc_t>(some, [&](int64_t col, auto lanes) { return first_lanes(weigh(col, lanes, term(col, lanes).value()), lanes); });
         at += some;
       }
+      sums[part] = static_cast<acc_t>(own);
     }
   });
   double total = 0;

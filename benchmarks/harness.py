@@ -61,6 +61,8 @@ class Benchmark:
     product: bool = False
     # The matrix product of as many operations as the forward has, where that is another one.
     product_size: Callable[..., Size] = lambda *size: size
+    # Rows are left out whose matrix products alone take more seconds.
+    slowest: float = 4.0
     # `function` for checks, where that one draws random numbers: the same in every call, and those of `reference`.
     checked: Function | None = None
     long_sums: bool | int = False  # see pylayers.check.compare_call

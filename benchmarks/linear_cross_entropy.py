@@ -59,6 +59,7 @@ BENCHMARKS = (
         counted_size=(64, 256, 1024),
         quick=False,
         product=True,
+        slowest=25.0,  # the vocabularies of today
         long_sums=True,
         rivals={"torch in chunks": torch_in_chunks},
         peers={"liger_kernel": liger_kernel},

@@ -24,8 +24,6 @@ QUICK_DTYPES = (torch.float32, torch.bfloat16)
 QUICK_COMPILE, QUICK_MODEL_COMPILE = 35.0, 43.0
 # The headline rows carry the targets and get this many times as long.
 HEADLINE_BUDGETS = 3
-# A row whose matrix products alone take longer per call is left out.
-SLOWEST_SECONDS = 4.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +145,7 @@ def _failures(results: Results) -> list[str]:
 def _too_slow(plan: Plan, found: dict) -> bool:
     size = plan.benchmark.product_size(*plan.size)
     predicted = roofs.predicted_seconds(found, dtype_name(plan.dtype), *size, backward=plan.backward)
-    return predicted > SLOWEST_SECONDS
+    return predicted > plan.benchmark.slowest
 
 
 def _chosen(args: argparse.Namespace) -> tuple[Sequence[Benchmark], Sequence[ModuleBenchmark]]:

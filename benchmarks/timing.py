@@ -19,7 +19,7 @@ from .records import Timing
 SAMPLE_SECONDS = 500e-6
 MAX_ROUNDS = 300
 # The first calls after others may wait for the machine to find memory: several times what they take from then on. Calls that
-# take more than the budget are made twice only.
+# take more than the budget are made twice only, much longer ones once.
 WARM_UP = 4
 # Slow cases and busy machines: past this many budgets, the least number of rounds must do.
 MIN_ROUNDS = 3
@@ -105,7 +105,7 @@ def _in_turn(
         rough = {}
         for variant in variants:
             seconds = sample(variant, 1)
-            for _ in range(1 if seconds > budget else WARM_UP - 1):
+            for _ in range(0 if seconds > LATEST * budget else 1 if seconds > budget else WARM_UP - 1):
                 seconds = min(seconds, sample(variant, 1))
             rough[variant.name] = max(sample(variant, 10) if seconds < SAMPLE_SECONDS else seconds, 1e-9)
         calls = {name: max(1, math.ceil(SAMPLE_SECONDS / seconds)) for name, seconds in rough.items()}

@@ -349,6 +349,24 @@ def test_cross_entropy_loss_contract():
     harness.keeps_the_module_contract(lambda **kind: WithTarget(**kind), normal(5, 8))
 
 
+@every_backend
+@every_dtype
+@pytest.mark.parametrize("dim", [8, 20000])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_of_no_class_on_a_gpu(backend, device, dtype, dim, smoothing):
+    """A GPU is not waited for: the loss of such a row is nan, and its gradient, and nothing outside of the logits is read."""
+    x = normal(5, dim, dtype=dtype, device=device).requires_grad_()
+    target = torch.tensor([-1, dim - 1, dim, -(2**40), 2**40], device=device)
+    with pylayers.backend(backend):
+        try:
+            y = functional.cross_entropy(x, target, reduction="none", label_smoothing=smoothing)
+        except IndexError:
+            return  # the CPU looks at targets first
+        y.sum().backward()
+    wrong = [True, False, True, True, True]
+    assert y.isnan().tolist() == wrong and x.grad.isnan().all(1).tolist() == wrong and x.grad.isnan().any(1).tolist() == wrong
+
+
 @pytest.mark.parametrize("wrong", [8, -1, -101, 2**40, -(2**40)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_target_out_of_range(wrong, smoothing):

@@ -12,7 +12,7 @@ OPS = (
     "centered", "cross_entropy", "pointwise_loss", "halve_until", "dropout_add", "leading_fourier", "two_sided_uniform",
 )  # fmt: skip
 # Sources that an op uses beside its own.
-USES = {"tensor_reduction": ("bilinear",), "softmax": ("softmax_columns",)}
+USES = {"tensor_reduction": ("bilinear",), "softmax": ("softmax_columns",), "cross_entropy": ("softmax",)}
 
 
 @dataclass(frozen=True)

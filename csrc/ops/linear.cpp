@@ -1,6 +1,5 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/linear.h>
 
 #include <cmath>
@@ -58,7 +57,8 @@ Pair allocate_forward(const Tensor& input, const Tensor& weight, const OptionalT
 Tensor scaled(const Target& target, const Tensor& x, const Tensor& weight, const Tensor& bias, double scale) {
   if (!bias.defined()) return product(target, x, weight, scale);
   Tensor y = allocate(x, {x.sym_size(0), weight.sym_size(0)}, x.scalar_type());
-  return at::addmm_out(y, bias, x, weight.t(), /*beta=*/scale, /*alpha=*/scale);
+  multiply_to(y, x, weight.t(), scale, /*beta=*/scale, bias);
+  return y;
 }
 
 Pair forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bias, double scale, int64_t activation, bool save) {
@@ -162,12 +162,12 @@ Tensor run(const Tensor& input, const Tensor& weight, const OptionalTensor& bias
   if (needs_formula(kOp, {&input, &weight, &value(bias)}) || scale == 0) return formula(input, weight, bias, scale, kind);
   // Without activation the library's product with its own epilogue is the whole op.
   const bool fused = !input.is_meta() && kernels::linear_forward.has(registry::target(kOp, input));
-  if (kind == Activation::none && scale == 1 && !fused) return at::linear(input, weight, bias);
+  if (kind == Activation::none && scale == 1 && !fused && !converts(input)) return at::linear(input, weight, bias);
   const auto number = static_cast<int64_t>(kind);
   if (needs_gradient({&input, &weight, &value(bias)})) {
     const bool one_node = fused || kind == Activation::none || derivative_from_output(kind);
     if (one_node) return apply(kDifferentiable, {input, weight, value(bias)}, {scale, number});
-    return epilogue(at::linear(input, weight), bias, scale, kind);
+    return epilogue(run(input, weight, {}, {}, 1), bias, scale, kind);
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
   return std::get<0>(forward_op(input, weight, bias, scale, number, false));

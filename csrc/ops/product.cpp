@@ -11,21 +11,11 @@
 namespace pylayers {
 namespace {
 
-// Whether products of 16 bits take many times as long as those of float32: the processor has no instruction for them.
-bool widens(const Tensor& out) {
-#if defined(__x86_64__)
-  static const bool bfloat16 = __builtin_cpu_supports("avx512bf16"), half = __builtin_cpu_supports("avx512fp16");
-  return out.scalar_type() == at::kBFloat16 ? !bfloat16 : !half;
-#else
-  return false;
-#endif
-}
-
 // A block of a matrix as it is computed with, lying as it does.
 Tensor load(Scratch& scratch, const Tensor& block) { return block.stride(0) == 1 ? scratch.load(block.t()).t() : scratch.load(block); }
 
 // In blocks that stay in the caches, summed in float32.
-void multiply_widened(const Tensor& out, const Tensor& a, const Tensor& b, double alpha, double beta, const Tensor& added) {
+void multiply_converted(const Tensor& out, const Tensor& a, const Tensor& b, double alpha, double beta, const Tensor& added) {
   constexpr int64_t size = 256;
   const int64_t row_blocks = pieces(out.size(0), size), depth = a.size(1);
   Scratch left(at::kFloat), right(at::kFloat), sums(at::kFloat);
@@ -44,12 +34,22 @@ void multiply_widened(const Tensor& out, const Tensor& a, const Tensor& b, doubl
 }
 
 // Whether converting pays: for few rows the library takes the rows of a weight in their order as fast.
-bool worth_widening(const Tensor& a, const Tensor& b) {
-  constexpr int64_t multiplications = 1 << 17, rows = 8;
+bool worth_converting(const Tensor& a, const Tensor& b) {
+  constexpr int64_t multiplications = 1 << 17, rows = 24;
   return a.numel() * b.size(1) >= multiplications && a.size(0) >= (b.stride(0) == 1 ? rows : 2);
 }
 
 }  // namespace
+
+bool converts(const Tensor& like) {
+  if (!like.is_cpu() || accumulation_dtype(like.scalar_type()) == like.scalar_type()) return false;
+#if defined(__x86_64__)
+  static const bool bfloat16 = __builtin_cpu_supports("avx512bf16"), half = __builtin_cpu_supports("avx512fp16");
+  return like.scalar_type() == at::kBFloat16 ? !bfloat16 : !half;
+#else
+  return false;
+#endif
+}
 
 Tensor flat(const Tensor& tensor) {
   // Sizes are given in full: -1 is ambiguous for empty tensors.
@@ -68,8 +68,8 @@ void multiply_to(const Tensor& out, const Tensor& a, const Tensor& b, double alp
   } else if (narrow && a.size(0) == 1 && b.stride(1) == 1) {
     Tensor row = out.select(0, 0);
     at::addmv_out(row, other.expand_as(out).select(0, 0), b.t(), a.select(0, 0), beta, alpha);
-  } else if (narrow && widens(out) && worth_widening(a, b)) {
-    multiply_widened(out, a, b, alpha, beta, other.expand_as(out));
+  } else if (narrow && converts(out) && worth_converting(a, b)) {
+    multiply_converted(out, a, b, alpha, beta, other.expand_as(out));
   } else {
     plain ? at::mm_out(to, a, b) : at::addmm_out(to, other, a, b, beta, alpha);
   }

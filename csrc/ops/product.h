@@ -11,6 +11,10 @@ Tensor flat(const Tensor& tensor);
 // A matrix as it lies in memory.
 inline Argument matrix(const Tensor& tensor) { return Argument::input(tensor, tensor.sizes(), tensor.strides()); }
 
+// Whether the library's products of 16 bits take many times as long here as those of float32, for the processor has no instruction for
+// them: `multiply_to` then converts blocks.
+bool converts(const Tensor& like);
+
 // out = alpha · a · b + beta · added, by the library. added: a vector for every row, or if left out what out holds.
 void multiply_to(const Tensor& out, const Tensor& a, const Tensor& b, double alpha = 1, double beta = 0, const Tensor& added = {});
 

@@ -64,7 +64,8 @@ setup(
     install_requires=[extensions.torch_requirement()],
     extras_require={
         "bench": ["plotly", "rich"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "numpy", "safetensors", "scikit-learn", "nbclient", "nbformat", "ipykernel"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "numpy", "safetensors", "scikit-learn", "nbclient", "nbformat", "ipykernel",
+                 "transformers", "timm", "torchvision", "diffusers", "peft", "accelerate"],
         "emulator": ["numpy", *(f"nvidia-{name}==13.0.*" for name in NVCC)],
     },
     zip_safe=False,

@@ -2,6 +2,7 @@
 
 from . import blocks, device, functional, init, io, reference
 from .backends import backend, backends, kernels, register_kernels
+from .conversion import ConversionReport, convert, revert
 from .headers import include
 from .modules import (
     AddLayerNorm,
@@ -46,6 +47,7 @@ from .modules import (
 from .version import __version__
 
 __all__ = [
+    "ConversionReport",
     "AddLayerNorm",
     "AddRMSNorm",
     "BCEWithLogitsLoss",
@@ -88,6 +90,7 @@ __all__ = [
     "backend",
     "backends",
     "blocks",
+    "convert",
     "device",
     "emulator",
     "functional",
@@ -97,6 +100,7 @@ __all__ = [
     "kernels",
     "reference",
     "register_kernels",
+    "revert",
 ]
 
 

@@ -1,4 +1,4 @@
-"""`python -m pylayers info | check | bench | new`."""
+"""`python -m pylayers info | check | bench | convert | new`."""
 
 import argparse
 import importlib
@@ -13,6 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     from . import check, info, new
     from .benchmarks import run as bench
+    from .conversion import command as convert
 
     infos = commands.add_parser("info", help="what is built, and what can run here")
     info.add_arguments(infos)
@@ -23,6 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
     benches = commands.add_parser("bench", help="every kernel against what you would use otherwise")
     bench.add_arguments(benches)
     benches.set_defaults(run=bench.main)
+    converts = commands.add_parser("convert", help="your model's layers with these kernels: what is replaced, and what it gains")
+    convert.add_arguments(converts)
+    converts.set_defaults(run=convert.main)
     news = commands.add_parser("new", help="a layer of your own: a package with kernels, tests and benchmark")
     new.add_arguments(news)
     news.set_defaults(run=new.main)

@@ -38,3 +38,12 @@ def pytest_collection_modifyitems(items):
         given = item.callspec.params if hasattr(item, "callspec") else {}
         if given.get("backend") == "triton" and given.get("dtype") == torch.float16:
             item.add_marker("slow")
+
+
+@pytest.fixture
+def one_thread():
+    """For models of many small steps: threads of several processes that wait for each other make them a hundred times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

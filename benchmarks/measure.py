@@ -59,7 +59,7 @@ def measure(plan: Plan, device: torch.device, checks: Mapping, budget: float) ->
         runnable = []
         for competitor in competitors:
             variants = [_variant(competitor, inputs, grad) for inputs in sets] if competitor.function else []
-            if variants and _runs(case.entries[competitor.name], variants[0]):
+            if variants and runs(case.entries[competitor.name], variants[0]):
                 runnable.append(variants)
         for name, result in checks.items():
             case.entries[name].error, case.entries[name].bound = result.error, result.bound
@@ -97,7 +97,7 @@ def measure_call(
             grad, leaves = torch.randn_like(module(*inputs)), tuple(x.clone().requires_grad_() for x in inputs)
             call = _backward_call(module, leaves, grad, list(module.parameters()))
         variant = Variant(competitor.name, competitor.role, call, competitor.scope)
-        if _runs(entry, variant):
+        if runs(entry, variant):
             variants.append(variant)
     for name, timing in wall_times(variants, device, budget=budget, min_rounds=30).items():
         case.entries[name].timing = timing
@@ -169,7 +169,7 @@ def _backward_call(function: Function, inputs: tuple, grad: torch.Tensor | Seque
     return lambda: torch.autograd.grad(function(*inputs), leaves, grad)
 
 
-def _runs(entry: Entry, variant: Variant) -> bool:
+def runs(entry: Entry, variant: Variant) -> bool:
     """Compiles and warms up; a competitor that cannot do this case keeps its row and says why."""
     try:
         with variant.scope():

@@ -26,7 +26,7 @@ def _peak_cuda(call: Callable[[], object], device: torch.device) -> int:
 
 
 def _peak_cpu(call: Callable[[], object]) -> int | None:
-    with _quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         result = call()
     del result
     try:
@@ -42,7 +42,7 @@ def _peak_cpu(call: Callable[[], object]) -> int | None:
 
 
 @contextmanager
-def _quiet_profiler():
+def quiet_profiler():
     # Kineto reads its log level when it starts, and reports a missing GPU as an error.
     before = os.environ.get("KINETO_LOG_LEVEL")
     os.environ["KINETO_LOG_LEVEL"] = before or "99"

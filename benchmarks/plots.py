@@ -162,6 +162,24 @@ def throughput(results: Results) -> go.Figure | None:
     return _styled(figure, "Training speed", "", "tokens per second", 400)
 
 
+def models(results: Results) -> go.Figure | None:
+    """Bars of speed-up over the original model, of its conversion and of torch.compile on both."""
+    cases = results.timed("model")
+    if not cases:
+        return None
+    names, figure = [f"{case.title} {case.dtype}" for case in cases], go.Figure()
+    for name, colour in (("converted", OURS[0]), ("compile", COMPILE), ("converted, compiled", OURS[1]), ("liger_kernel", OURS[2])):
+        values = [case.median(name) and case.speedup(name) for case in cases]
+        if any(values):
+            text = [f"{value:.2f}x" if value else "" for value in values]
+            figure.add_bar(y=names, x=values, orientation="h", name=_label(name), marker_color=colour, text=text, **BAR_TEXT)
+    figure.add_vline(x=1, line_color=ROOF, line_width=1, line_dash="dash")
+    figure.update_yaxes(autorange="reversed")
+    figure.update_xaxes(rangemode="tozero")
+    height = 140 + 24 * len(cases) * max(1, len(figure.data))
+    return _styled(figure, "Speed-up of a training step over the original model", "times as fast (dashed: equal)", "", height)
+
+
 def _variants(model: dict) -> Iterator[tuple[str, dict, str]]:
     colours = {
         **{"torch.nn": EAGER, "torch.nn, compiled": COMPILE},

@@ -42,7 +42,8 @@ class Case:
     """One thing measured: everything in `entries` was timed interleaved, in one process, on the same tensors.
 
     `clock` keeps the three times apart: "kernel" (a CUDA graph on cold inputs), "wall" (what a caller waits for at
-    sizes that matter), "call" (a module call on a tensor so small that only the overhead is left).
+    sizes that matter), "call" (a module call on a tensor so small that only the overhead is left). "model" is the wall time of a
+    step of a whole model.
     """
 
     op: str
@@ -54,6 +55,7 @@ class Case:
     bytes: int = 0
     flops: int = 0
     headline: bool = False
+    products: float | None = None  # of a model: the share of eager's time in products of matrices
     entries: dict[str, Entry] = field(default_factory=dict)
 
     @property
@@ -118,6 +120,15 @@ class Results:
         if data.get("format") != FORMAT:
             raise ValueError(f"bench: the file must have format {FORMAT}, got {data.get('format')}")
         return cls(**{**data, "cases": [_case(item) for item in data["cases"]]})
+
+
+def geometric_means(cases: Sequence[Case]) -> dict[str, float]:
+    """Of the speed-up by conversion, for each dtype."""
+    found: dict[str, list[float]] = {}
+    for case in cases:
+        if speedup := case.speedup("converted"):
+            found.setdefault(case.dtype, []).append(speedup)
+    return {dtype: statistics.geometric_mean(speedups) for dtype, speedups in found.items()}
 
 
 def _case(item: dict) -> Case:

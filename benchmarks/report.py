@@ -17,6 +17,7 @@ COUNTED = (
     "The kernels' compiled PTX, executed on the CPU and counted. This shows which kernels read or write more than they "
     "must; how fast a GPU is shows only on a GPU."
 )
+MODELS = "Random weights; outputs, loss and all gradients of one batch. All columns of a row were timed in turn, in one process."
 CLOCKS = {
     "kernel": "Time on the GPU alone: a CUDA graph, inputs rotated so that none is in the cache.",
     "wall": (
@@ -33,7 +34,7 @@ def all_tables(results: Results) -> list[Table]:
     return [
         *filter(None, (tables.roofs(results), tables.calls(results))),
         *(table for title in _titles(results) for table in _of_title(results, title)),
-        *filter(None, (tables.counted(results), tables.model(results))),
+        *filter(None, (tables.counted(results), tables.model(results), tables.models(results))),
         tables.better_plain(results),
         tables.targets(results),
     ]
@@ -82,6 +83,8 @@ def _sections(results: Results, plots: Plots | None) -> Iterator[str]:
     yield _section("At a glance", "", show(("speedups",), ("roofline",)))
     if results.model:
         yield _section("A real model", "", show(("losses",), ("throughput",)) + _table(tables.model(results)))
+    if models := tables.models(results):
+        yield _section(models.title, MODELS, show(("models",)) + _table(models))
     yield _section("When plain PyTorch is the better choice", "", _table(tables.better_plain(results)))
     yield _section("What this machine can do", "", _table(tables.roofs(results)))
     if calls := tables.calls(results):

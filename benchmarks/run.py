@@ -11,7 +11,7 @@ import torch
 
 from pylayers import check
 
-from . import BENCHMARKS, MODULES, compare, counted, machine, report, roofs, targets, terminal, training
+from . import BENCHMARKS, MODULES, compare, conversion, counted, machine, report, roofs, targets, terminal, training
 from .harness import MODELS, MODEL_TOKENS, Benchmark, ModuleBenchmark, Plan, dtype_name
 from .measure import backend_scopes, measure, measure_call
 from .records import Results
@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, default = parser.add_argument, "default: %(default)s"
     add("--op", action="append", choices=(*OPS, LANGUAGE_MODEL), help="measure only this; may be repeated")
     add("--quick", action="store_true", help="the headline sizes and a tiny model, in minutes")
-    add("--model", choices=tuple(MODELS), help="measure at the sizes of this model instead of the usual ones")
+    add("--sizes", choices=tuple(MODELS), help="measure at the sizes of this model instead of the usual ones")
+    add("--model", action="append", choices=("all", *conversion.NAMES), help="convert this model and train it; may be repeated")
     add("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     add("--gpu", default="h200", metavar="NAME", help=f"emulated to count what kernels move; {default}")
     add("--bfloat16", action="store_true", help="train the language model under bfloat16 autocast")
@@ -88,12 +89,14 @@ def _earlier(path: Path) -> Results:
 
 
 def _measure_all(args: argparse.Namespace, device: torch.device, results: Results, screen: terminal.Plain) -> None:
+    if args.model:
+        return _measure_models(args, device, results, screen)
     benchmarks, modules = _chosen(args)
     plans = list(_plans(args, benchmarks, device))
     dtypes = QUICK_DTYPES if args.quick else DTYPES[device.type]
     checked = [(op, dtype) for op in dict.fromkeys(b.op for b in benchmarks) for dtype in dtypes]
     calls = [(module, backward) for module in modules for backward in (False, True)]
-    train = LANGUAGE_MODEL in (args.op or (LANGUAGE_MODEL,)) and not args.model
+    train = LANGUAGE_MODEL in (args.op or (LANGUAGE_MODEL,)) and not args.sizes
     model_steps = training.config_for(device, args.quick).steps if train else 0
     budget = 0.15 if args.quick else 0.6
     started = time.monotonic()
@@ -101,7 +104,7 @@ def _measure_all(args: argparse.Namespace, device: torch.device, results: Result
     def in_time(limit: float) -> bool:
         return not args.quick or time.monotonic() - started < limit
 
-    emulated = [] if args.quick or args.model else benchmarks
+    emulated = [] if args.quick or args.sizes else benchmarks
     counts = len(counted.steps(emulated))
     with screen.progress(1 + len(checked) + len(calls) + len(plans) + counts + model_steps) as advance:
         advance(0, "what this machine can do")
@@ -131,6 +134,18 @@ def _measure_all(args: argparse.Namespace, device: torch.device, results: Result
             results.model = training.compare(device, args.quick, args.bfloat16, in_time(QUICK_MODEL_COMPILE), advance)
 
 
+def _measure_models(args: argparse.Namespace, device: torch.device, results: Results, screen: terminal.Plain) -> None:
+    names = conversion.NAMES if "all" in args.model else dict.fromkeys(args.model)
+    plans = [(name, dtype) for dtype in QUICK_DTYPES for name in names]
+    with screen.progress(1 + len(plans)) as advance:
+        advance(0, "what this machine can do")
+        results.roofs = roofs.measure(device, QUICK_DTYPES, quick=True)
+        advance()
+        for name, dtype in plans:
+            advance(1, f"training {name} {dtype_name(dtype)}")
+            results.cases.append(conversion.measure(name, device, dtype))
+
+
 def _failures(results: Results) -> list[str]:
     """Kernels that were not timed because their check fails, or that raised: one line for each reason."""
     lines = {
@@ -152,16 +167,16 @@ def _chosen(args: argparse.Namespace) -> tuple[Sequence[Benchmark], Sequence[Mod
     """--quick leaves out what was not named and is not for it."""
     benchmarks = [one for one in BENCHMARKS if one.op in (args.op or OPS) and (one.quick or args.op or not args.quick)]
     ops = {one.op for one in benchmarks}
-    return benchmarks, [] if args.model else [one for one in MODULES if one.op in ops]
+    return benchmarks, [] if args.sizes else [one for one in MODULES if one.op in ops]
 
 
 def _plans(args: argparse.Namespace, benchmarks: Sequence[Benchmark], device: torch.device) -> Iterator[Plan]:
     """torch.compile takes seconds per row, so it competes at the headline size, or a model's."""
     for benchmark in benchmarks:
-        if args.model:
+        if args.sizes:
             tokens = MODEL_TOKENS[device.type]
             chosen = tokens[1:2] if args.quick else tokens
-            compiled = sizes = [benchmark.model_size(MODELS[args.model], count) for count in chosen]
+            compiled = sizes = [benchmark.model_size(MODELS[args.sizes], count) for count in chosen]
         elif args.quick:
             sizes, compiled = benchmark.quick_sizes, [benchmark.headline] if not benchmark.product else []
         else:

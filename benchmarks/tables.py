@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from .records import Case, Entry, Results
+from .records import Case, Entry, Results, geometric_means
 
 GOOD, BAD, MUTED = "good", "bad", "muted"
 RIVALS = {"eager": "eager", "compile": "torch.compile"}
@@ -152,6 +152,35 @@ def model(results: Results) -> Table | None:
         f"Losses apart: the greatest difference from the training loss of torch.nn over all steps. It may be "
         f"{found['bound']:.2g}, which follows from torch.nn itself: its losses part by "
         f"{found['control_difference']:.2g} when its initial weights are moved by one rounding."
+    )
+    return table
+
+
+def models(results: Results) -> Table | None:
+    """Models of other packages before and after their conversion."""
+    cases = results.timed("model")
+    if not cases:
+        return None
+    names = [name for name in dict.fromkeys(name for case in cases for name in case.entries) if any(case.median(name) for case in cases)]
+    columns = (
+        "model", "input", "dtype", *({**RIVALS, "eager": "original"}.get(name, name) for name in names), "converted × original", "both × compile", "products",
+        "won of the rest", "peak memory", "original's",
+    )  # fmt: skip
+    table = Table("Models of other packages, a training step", columns)
+    for case in cases:
+        speedup, products = case.speedup("converted"), case.products
+        won = (1 - 1 / speedup) / (1 - products) if speedup and products is not None and products < 1 else None
+        ours, theirs = (case.entries[name].peak_bytes for name in ("converted", "eager"))
+        table.add(
+            case.title, case.shape, case.dtype, *(_time(case.entries.get(name)) for name in names), _ratio(speedup),
+            _ratio(case.speedup("converted, compiled", "compile")), "" if products is None else f"{products:.0%}",
+            "" if won is None else f"{won:.0%}", "" if ours is None else Cell(size_of(ours), BAD if theirs and ours > theirs else ""),
+            Cell("" if theirs is None else size_of(theirs), MUTED),
+        )  # fmt: skip
+    means = ", ".join(f"{dtype} {mean:.2f}x" for dtype, mean in geometric_means(cases).items())
+    table.note = (
+        f"Geometric mean of converted × original: {means}. Products: the share of the original's time in matrix products, attention and "
+        "convolutions; won of the rest: how much of the other time the conversion saved, which is more than all of it where products are ours too."
     )
     return table
 

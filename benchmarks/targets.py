@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from .records import Case, Results
+from .records import Case, Results, geometric_means
 
 # "Not slower" and "not more" allow this much noise; factors such as 3x are taken as they are.
 NOISE = 1.03
@@ -32,6 +32,8 @@ CALL_EXTRA_SECONDS = 1e-6
 ROOFS = {"copy": "copy", "product": "the plain matrix product"}
 TRANSFORMS = ("leading_fourier",)  # the library's, whose call is most of ours
 LARGE_BYTES = 64 << 20
+# Geometric mean of the speed-up of whole models.
+MODELS_SPEEDUP = {"float32": 1.08, "bfloat16": 1.25}
 GPU_FORWARD_SHARE = 0.95
 # Of the ops and functions that promise another one; columns are read twice.
 GPU_FORWARD_SHARES = {"centered": 0.9, "halve_until": 0.9, "softmax dim 0": 0.6}
@@ -53,7 +55,7 @@ def judge(results: Results) -> list[dict]:
     wall = [case for case in results.timed("wall") if case.ours]
     targets = [*_calls(results.timed("call"))]
     targets += [*_headlines(wall)] if results.device == "cpu" else [*_gpu_shares(results.timed("kernel"))]
-    targets += [*_steps(wall), *_without_logits(wall), *_everywhere(wall), *_model(results.model)]
+    targets += [*_steps(wall), *_without_logits(wall), *_everywhere(wall), *_model(results.model), *_models(results.timed("model"))]
     return [asdict(target) for target in targets]
 
 
@@ -170,3 +172,20 @@ def _model(model: dict | None) -> Iterator[Target]:
     ours = model["variants"]["pylayers"]
     measured = f"{ours['held_out_before']:.3f} → {ours['held_out_after']:.3f}"
     yield Target("held-out loss falls", "language model", ours["held_out_after"] < ours["held_out_before"], measured)
+
+
+def _models(cases: list[Case]) -> Iterator[Target]:
+    """Models of other packages, converted."""
+    for dtype, mean in geometric_means(cases).items():
+        if factor := MODELS_SPEEDUP.get(dtype):
+            yield Target(f"{factor:g}x the original models, geometric mean", dtype, mean >= factor, f"{mean:.2f}x")
+    for case in cases:
+        where = f"{case.title} {case.dtype}"
+        for name, rival, label in (("converted", "eager", "the original"), ("converted, compiled", "compile", "torch.compile alone")):
+            speedup = case.speedup(name, rival)
+            measured = f"{speedup:.2f}x" if speedup else case.entries[name].note or case.entries[rival].note
+            yield Target(f"{name}: not slower than {label}", where, speedup and speedup * NOISE >= 1, measured)
+        ours, theirs = (case.entries[name].peak_bytes for name in ("converted", "eager"))
+        if ours is not None and theirs is not None:
+            measured = f"{ours / 1e6:.0f} MB against {theirs / 1e6:.0f} MB"
+            yield Target("peak memory not above the original's", where, ours <= theirs * NOISE + WORKSPACE_BYTES, measured)

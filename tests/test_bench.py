@@ -105,3 +105,24 @@ def test_language_model():
     assert plots.losses(Results({}, "cpu", False, model={**result, "variants": every})).data
     for variant in result["variants"].values():
         assert variant["held_out_after"] < variant["held_out_before"] - 0.3
+
+
+def test_converted_models(tmp_path, monkeypatch, one_thread):
+    """Every column of the report on models of other packages, beside what a conversion promises."""
+    pytest.importorskip("transformers")
+    from pylayers.benchmarks import conversion, models
+
+    monkeypatch.setattr(conversion, "SMALL", models.TINY)
+    monkeypatch.setattr(conversion, "BUDGET", 0.01)
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    assert main(["bench", "--device", "cpu", "--output", str(tmp_path), "--model", "llama", "--model", "vit"]) == 0
+    results = Results.from_json((tmp_path / "results.json").read_text())
+    assert [(case.title, case.dtype) for case in results.cases] == [(name, dtype) for dtype in ("float32", "bfloat16") for name in ("llama", "vit")]
+    for case in results.cases:
+        assert all(case.median(name) for name in ("eager", "converted", "compile", "converted, compiled")) and 0 < case.products < 1
+        assert case.entries["liger_kernel"].note == "n/a: needs a GPU"
+        assert case.entries["converted"].peak_bytes and case.entries["eager"].peak_bytes
+    goals = {target["goal"] for target in results.targets}
+    assert {"1.08x the original models, geometric mean", "converted: not slower than the original", "peak memory not above the original's"} <= goals
+    html = (tmp_path / "index.html").read_text()
+    assert "Models of other packages" in html and "won of the rest" in html

@@ -17,22 +17,27 @@ from pylayers.conversion.measure import train
 from .harness import dtype_name
 from .measure import runs
 from .memory import peak_bytes, quiet_profiler
-from .models import MODELS, PUBLISHED, SMALL, made
+from .models import MODELS, NARROW, PUBLISHED, SMALL, made
 from .records import Case, Entry
+from .roofs import predicted_seconds
 from .timing import Variant, wall_times
 
 NAMES = (*MODELS, *PUBLISHED)
 CLOCK = "model"
 # What multiplies matrices, which is not ours: by the names that the profiler has.
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mv", "aten::addmv", "convolution", "_scaled_dot_product", "mkldnn")
+# Seconds of a head's products, forward and backward, beyond which models are narrow.
+SLOWEST_HEAD = 4.0
 # Seconds for the rounds of one model.
 BUDGET = 8.0
 
 
-def measure(name: str, device: torch.device, dtype: torch.dtype) -> Case:
-    """A training step: outputs, loss, the gradients of all parameters."""
+def measure(name: str, device: torch.device, dtype: torch.dtype, rates: dict) -> Case:
+    """A training step: outputs, loss, the gradients of all parameters. `rates`: what `roofs.measure` found, which tells the scale."""
     torch.compiler.reset()
-    model, inputs = (found := made(name, SMALL, device, dtype)).model, found.inputs
+    head = SMALL.batch * SMALL.tokens, SMALL.dim, SMALL.vocabulary
+    scale = NARROW if predicted_seconds(rates, dtype_name(dtype), *head, backward=True) > SLOWEST_HEAD else SMALL
+    model, inputs = made(name, scale, device, dtype)
     sizes = tuple(next(one for one in inputs.values() if isinstance(one, torch.Tensor)).shape)
     case = Case("convert", name, sizes, dtype_name(dtype), "training step", CLOCK)
     variants = []

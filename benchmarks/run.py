@@ -143,7 +143,7 @@ def _measure_models(args: argparse.Namespace, device: torch.device, results: Res
         advance()
         for name, dtype in plans:
             advance(1, f"training {name} {dtype_name(dtype)}")
-            results.cases.append(conversion.measure(name, device, dtype))
+            results.cases.append(conversion.measure(name, device, dtype, results.roofs))
 
 
 def _failures(results: Results) -> list[str]:

@@ -113,6 +113,7 @@ def test_converted_models(tmp_path, monkeypatch, one_thread):
     from pylayers.benchmarks import conversion, models
 
     monkeypatch.setattr(conversion, "SMALL", models.TINY)
+    monkeypatch.setattr(conversion, "NARROW", models.TINY)
     monkeypatch.setattr(conversion, "BUDGET", 0.01)
     monkeypatch.setattr(torch, "compile", lambda model: model)
     assert main(["bench", "--device", "cpu", "--output", str(tmp_path), "--model", "llama", "--model", "vit"]) == 0

@@ -125,6 +125,16 @@ def test_converted_models_write_the_same_text(name):
     assert torch.equal(model.generate(prompt, use_cache=False, **options), expected)
 
 
+@pytest.mark.parametrize("name,prompt", [("t5", "input_ids"), ("whisper", "input_features")])
+def test_converted_models_of_two_parts_write_the_same_text(name, prompt):
+    model, inputs = made(name, TINY)
+    model.eval()
+    options = {prompt: inputs[prompt], "max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    expected = model.generate(**options)
+    pylayers.convert(model)
+    assert torch.equal(model.generate(**options), expected)
+
+
 @every_causal
 def test_no_logits_in_training(name):
     """The head's gradient and its loss need less memory than the logits alone, which are there for who looks."""

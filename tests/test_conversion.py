@@ -141,6 +141,27 @@ def test_norm_and_activation():
     assert not pylayers.convert(nn.Sequential(nn.LayerNorm(8), nn.SiLU())).fused
 
 
+def test_large_heads_and_losses_of_ones_own():
+    """A last layer with a vocabulary of outputs gives no logits to a loss that is called as a function, or as a module."""
+    from pylayers.conversion.heads import Logits
+
+    torch.manual_seed(0)
+    model, loss = nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 9000)), nn.CrossEntropyLoss(label_smoothing=0.1)
+    tokens, target = torch.arange(12).view(3, 4), torch.arange(12)
+    expected = loss(model(tokens).flatten(0, 1), target)
+    gradients = torch.autograd.grad(expected, list(model.parameters()))
+    assert [entry.name for entry in pylayers.convert(model).fused] == ["1"] and pylayers.convert(loss).replaced
+    for call in (loss, lambda z, t: nn.functional.cross_entropy(z, t, label_smoothing=0.1)):
+        logits = model(tokens)
+        found = call(logits.flatten(0, 1), target)
+        assert isinstance(logits, Logits) and logits.computed is None
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(torch.autograd.grad(found, list(model.parameters())), gradients)
+    other = (model(tokens).softmax(-1) * torch.arange(9000.0)).sum()
+    torch.testing.assert_close(other, (model.eval()(tokens).softmax(-1) * torch.arange(9000.0)).sum())
+    assert type(model(tokens)) is torch.Tensor
+
+
 # ---- what is refused
 
 

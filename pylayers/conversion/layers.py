@@ -73,7 +73,7 @@ class Bilinear:
 
 class CrossEntropyLoss:
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        if not takes(input, self.weight):
+        if not takes(input, self.weight) or type(input) is not Tensor:  # logits that do not exist know what to do with torch's function
             return super().forward(input, target)
         options = {name: getattr(self, name) for name in ("ignore_index", "reduction", "label_smoothing")}
         return functional.cross_entropy(input, target, self.weight, **options)

@@ -122,7 +122,7 @@ def test_sequences():
     x = torch.randn(4, 8)
     expected = model(x)
     report = pylayers.convert(model)
-    assert [entry.now for entry in report.fused] == ["0 and 1; 3 and 4"]
+    assert [entry.now for entry in report.fused] == ["0 and 1; 3 and 4"] and repr(report).startswith("Sequential: 3 Linear replaced")
     calls = []
     model[1].register_forward_hook(lambda *_: calls.append("seen"))
     torch.testing.assert_close(model(x), expected)

@@ -12,6 +12,7 @@ from torch import nn
 
 from .compare import Verdict
 from .measure import Measurement, measure
+from .swap import original_class
 
 
 def _pattern(name: str) -> str:
@@ -105,4 +106,4 @@ class ConversionReport:
     def _title(self) -> str:
         kinds = Counter(entry.now for entry in self.replaced)
         what = ", ".join(f"{count} {name}" for name, count in kinds.most_common()) or "nothing"
-        return f"{type(self.model).__name__}: {what} replaced, {len(self.fused)} put together, {len(self.kept)} left alone"
+        return f"{original_class(self.model).__name__}: {what} replaced, {len(self.fused)} put together, {len(self.kept)} left alone"

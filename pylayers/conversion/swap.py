@@ -62,6 +62,14 @@ class Swap:
         _rebind(module)
 
 
+def original_class(module: nn.Module) -> type[nn.Module]:
+    """The class that a module had before all conversions."""
+    cls = type(module)
+    while issubclass(cls, Converted):
+        cls = cls.original
+    return cls
+
+
 def restore(module: nn.Module) -> None:
     """The class that a module had."""
     module.__class__ = type(module).original

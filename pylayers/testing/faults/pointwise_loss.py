@@ -20,7 +20,7 @@ CPU = (
     _cpu("first_lanes(weigh(col, lanes, term(col, lanes).value()), lanes)", "weigh(col, lanes, term(col, lanes).value())", "what lies behind a row counts"),
     _cpu("at += some;", "at += call.dim;", "the rest of a row is left out"),
     _cpu("static_cast<acc_t>(total / size)", "static_cast<acc_t>(total)", "a sum for a mean"),
-    _cpu("sums[part] += row_sum", "sums[part] = row_sum", "only the last row of a share counts"),
+    _cpu("own += row_sum", "own = row_sum", "only the last row of a share counts"),
     _cpu("load(incoming + col, count) * factor : splat(factor)", "load(incoming + col, count) : splat(factor)", "a gradient each is not divided", "it is divided by 1"),
     _math("(subnormal ? splat(23.f) : Floats{})", "Floats{}", "logarithms of subnormal numbers"),
     _math("- 0x3f3504f3) >> 23", "- 0x3f800000) >> 23", "mantissas between 1 and 2, where the series is not made for them"),

@@ -37,6 +37,7 @@ setup(
         "pylayers.functional",
         "pylayers.reference",
         "pylayers.emulator",
+        "pylayers.conversion",
         "pylayers.io",
         "pylayers.testing",
         "pylayers.testing.contract",

@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def one_thread():
-    """For models of many small steps: threads of several processes that wait for each other make them a hundred times as long."""
+    """For models of many small steps: threads of several processes that wait for each other make some of them tens of times as long."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import cycle
 
 import plotly.graph_objects as go
@@ -24,20 +24,9 @@ def speedups(results: Results) -> go.Figure | None:
     if not cases:
         return None
     names = [f"{case.title} {case.dtype}<br>{case.step}" for case in cases]
-    figure = go.Figure()
-    for name, colour in _competitors(cases, eager=False, roofs=False):
-        values = [case.speedup(name) for case in cases]
-        if any(values):
-            text = [f"{value:.2f}x" if value else "" for value in values]
-            figure.add_bar(
-                y=names, x=values, orientation="h", name=_label(name), marker_color=colour, text=text, **BAR_TEXT
-            )
-    figure.add_vline(x=1, line_color=ROOF, line_width=1, line_dash="dash")
-    figure.update_yaxes(autorange="reversed")
-    figure.update_xaxes(rangemode="tozero")
-    height = 140 + 24 * len(cases) * max(1, len(figure.data))
+    competitors = _competitors(cases, eager=False, roofs=False)
     title = "Speed-up over eager PyTorch at the headline size"
-    return _styled(figure, title, "times as fast as eager (dashed: equal)", "", height)
+    return _speedup_bars(cases, names, competitors, title, "times as fast as eager (dashed: equal)")
 
 
 def calls(results: Results) -> go.Figure | None:
@@ -167,17 +156,28 @@ def models(results: Results) -> go.Figure | None:
     cases = results.timed("model")
     if not cases:
         return None
-    names, figure = [f"{case.title} {case.dtype}" for case in cases], go.Figure()
-    for name, colour in (("converted", OURS[0]), ("compile", COMPILE), ("converted, compiled", OURS[1]), ("liger_kernel", OURS[2])):
-        values = [case.median(name) and case.speedup(name) for case in cases]
+    competitors = (("converted", OURS[0]), ("compile", COMPILE), ("converted, compiled", OURS[1]), ("liger_kernel", OURS[2]))
+    names, title = [f"{case.title} {case.dtype}" for case in cases], "Speed-up of a training step over the original model"
+    return _speedup_bars(cases, names, competitors, title, "times as fast (dashed: equal)")
+
+
+def _speedup_bars(
+    cases: Sequence[Case], names: Sequence[str], competitors: Iterable[tuple[str, str]], title: str, axis: str
+) -> go.Figure:
+    """A group of bars for each case, one for each competitor that has a time in any."""
+    figure = go.Figure()
+    for name, colour in competitors:
+        values = [case.speedup(name) for case in cases]
         if any(values):
             text = [f"{value:.2f}x" if value else "" for value in values]
-            figure.add_bar(y=names, x=values, orientation="h", name=_label(name), marker_color=colour, text=text, **BAR_TEXT)
+            figure.add_bar(
+                y=names, x=values, orientation="h", name=_label(name), marker_color=colour, text=text, **BAR_TEXT
+            )
     figure.add_vline(x=1, line_color=ROOF, line_width=1, line_dash="dash")
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(rangemode="tozero")
     height = 140 + 24 * len(cases) * max(1, len(figure.data))
-    return _styled(figure, "Speed-up of a training step over the original model", "times as fast (dashed: equal)", "", height)
+    return _styled(figure, title, axis, "", height)
 
 
 def _variants(model: dict) -> Iterator[tuple[str, dict, str]]:

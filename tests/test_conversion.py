@@ -139,6 +139,7 @@ def test_norm_and_activation():
     assert pylayers.convert(model).fused[0].now == "1 and 2"
     torch.testing.assert_close(model(x), expected)
     assert not pylayers.convert(nn.Sequential(nn.LayerNorm(8), nn.SiLU())).fused
+    assert not pylayers.convert(nn.Sequential(nn.GroupNorm(4, 8), nn.GELU())).fused  # of which there is no kernel
 
 
 def test_large_heads_and_losses_of_ones_own():

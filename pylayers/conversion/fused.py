@@ -92,8 +92,9 @@ def sequence(modules: list[nn.Module], x: Any) -> Any:
 
 def goes_before(one: nn.Module, behind: Any) -> str:
     """"linear" or "norm", if one kernel does what a module and the activation behind it do."""
-    kind = "linear" if isinstance(one, layers.Linear) else "norm" if isinstance(one, layers.GroupNorm) else ""
-    return kind if kind and activation_of(behind) else ""
+    if isinstance(one, layers.Linear):
+        return "linear" if activation_of(behind) else ""
+    return "norm" if isinstance(one, layers.GroupNorm) and activation_of(behind) == "silu" else ""
 
 
 def linear_activation(linear: nn.Module, activation: Any, x: Any) -> Any:

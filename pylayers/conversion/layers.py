@@ -123,8 +123,9 @@ BY_CLASS: dict[type[nn.Module], type] = {
     nn.BCEWithLogitsLoss: BCEWithLogitsLoss,
     nn.KLDivLoss: KLDivLoss,
 }
-if hasattr(nn, "LinearCrossEntropyLoss"):  # torch 2.13 and later
-    BY_CLASS[nn.LinearCrossEntropyLoss] = LinearCrossEntropyLoss
+_LINEAR_LOSS = getattr(nn, "LinearCrossEntropyLoss", ())  # torch 2.13 and later
+if _LINEAR_LOSS:
+    BY_CLASS[_LINEAR_LOSS] = LinearCrossEntropyLoss
 
 
 def class_of(module: nn.Module) -> type[nn.Module] | None:
@@ -152,7 +153,7 @@ def inputs_for(module: nn.Module, generator: torch.Generator) -> tuple[Tensor, .
         return (random(2, module.num_channels, 3, 5),)
     if isinstance(module, nn.Bilinear):
         return random(7, module.in1_features), random(7, module.in2_features)
-    if hasattr(module, "out_features") and hasattr(module, "num_classes"):
+    if isinstance(module, _LINEAR_LOSS):
         rows = (7, *module.out_features)
         return random(7, module.linear.in_features), torch.randint(module.num_classes, rows, generator=generator).to(like.device)
     if isinstance(module, nn.MSELoss | nn.BCEWithLogitsLoss):

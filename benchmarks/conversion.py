@@ -29,7 +29,7 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mv",
 # Seconds of a head's products, forward and backward, beyond which models are narrow.
 SLOWEST_HEAD = 4.0
 # Seconds for the rounds of one model.
-BUDGET = 8.0
+BUDGET = 16.0
 
 
 def measure(name: str, device: torch.device, dtype: torch.dtype, rates: dict) -> Case:

@@ -155,7 +155,7 @@ def _unet(scale: Scale) -> Made:
     model = UNet2DConditionModel(
         sample_size=side, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(dim // 2, dim), norm_num_groups=dim // 8,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=dim // 2, attention_head_dim=dim // 8,
+        cross_attention_dim=dim // 2, attention_head_dim=scale.heads,
     )  # fmt: skip
     inputs = {"sample": numbers(scale.images, 4, side, side), "timestep": torch.arange(scale.images) * 4 + 1}
     return Made(model, {**inputs, "encoder_hidden_states": numbers(scale.images, 3, dim // 2)})

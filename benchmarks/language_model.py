@@ -137,11 +137,10 @@ class Attention(nn.Module):
         self.o_proj = layers.linear(config.dim, config.dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, dim = x.shape
-        q, k, v = (proj(x).view(batch, tokens, self.heads, -1) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (proj(x).unflatten(-1, (self.heads, -1)) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q, k, v = (each.transpose(1, 2) for each in (*self.rotary(q, k), v))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.o_proj(y.transpose(1, 2).reshape(batch, tokens, dim))
+        return self.o_proj(y.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -216,11 +215,12 @@ def batches(text: Tensor, config: Config, count: int, device: torch.device, seed
 
 
 class Trainer:
-    """One model with its optimiser. `bfloat16` computes under autocast; weights stay float32."""
+    """One model with its optimiser. `bfloat16` computes under autocast; weights stay float32. `spread` puts it on several processes."""
 
-    def __init__(self, config: Config, layers: Layers, device: torch.device, *, compiled=False, bfloat16=False) -> None:
+    def __init__(self, config: Config, layers: Layers, device: torch.device, *, compiled=False, bfloat16=False,
+                 spread: Callable[[nn.Module], nn.Module] = lambda model: model) -> None:  # fmt: skip
         self.config, self.device = config, device
-        self.model = build(config, layers, device)
+        self.model = spread(build(config, layers, device))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=0.1, fused=True)
         self.losses: list[float] = []
         self._forward = torch.compile(self.model, fullgraph=True, dynamic=False) if compiled else self.model

@@ -4,16 +4,25 @@
     python examples/train_lm.py --layers torch     # the same model on torch.nn
     python examples/train_lm.py --bytes-per-token 2    # a vocabulary of 65,536
     python examples/train_lm.py --compile --bfloat16 --device cuda --dim 768 --blocks 8
+    torchrun --nproc-per-node=2 examples/train_lm.py --parallel fsdp       # or ddp, tp; with GPUs over NCCL
 
 Says too what a step takes in memory, with LinearCrossEntropyLoss and with the loss of logits that exist.
 """
 
 import argparse
+import os
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import DeviceMesh
 
+from pylayers.benchmarks import parallelism
 from pylayers.benchmarks.language_model import OURS, TORCH, Config, Layers, LossOfLogits, Trainer, batches, standard_library
 from pylayers.benchmarks.memory import peak_bytes
 
@@ -24,6 +33,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", action="store_true", help="train through torch.compile")
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16 under autocast")
+    parser.add_argument("--parallel", choices=parallelism.KINDS, default="none", help="how processes that torchrun started share the work")
+    parser.add_argument("--checkpoint", type=Path, help="with --parallel: a folder to resume from, on any number of ranks, and to save in")
     for name in ("steps", "batch", "tokens", "dim", "hidden", "heads", "blocks", "bytes_per_token"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Config, name))
     return parser.parse_args()
@@ -36,28 +47,67 @@ def peak_of_a_step(config: Config, layers: Layers, device: torch.device, bfloat1
     return "unknown" if peak is None else f"{peak / 1e6:,.0f} MB"
 
 
-def main() -> None:
-    args = arguments()
-    config = replace(Config(), **{name: getattr(args, name) for name in vars(args) if hasattr(Config, name)})
-    device = torch.device(args.device)
+def train(args: argparse.Namespace, config: Config, device: torch.device, mesh: DeviceMesh | None, say: Callable[..., None]) -> Trainer:
     layers = TORCH if args.layers == "torch" else OURS
-    trainer = Trainer(config, layers, device, compiled=args.compile, bfloat16=args.bfloat16)
+    spread = parallelism.spread(args.parallel, mesh, config, bfloat16=args.bfloat16)
+    autocast = args.bfloat16 and args.parallel != "fsdp"  # which casts what it gathers
+    trainer = Trainer(config, layers, device, compiled=args.compile, bfloat16=autocast, spread=spread)
     training, held_out = standard_library()
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
-    print(f"{parameters:,} parameters, {len(training):,} bytes to learn from, {len(held_out):,} held out")
-    print(f"held-out loss before: {trainer.held_out_loss(held_out):.3f}")
+    say(f"{parameters:,} parameters, {len(training):,} bytes to learn from, {len(held_out):,} held out")
+    done = resume(trainer, args.checkpoint) if args.checkpoint else 0
+    held_out_loss = parallelism.everywhere(trainer.held_out_loss(held_out), args.parallel)
+    say(f"held-out loss before: {held_out_loss:.3f}")
 
     start, seen = time.perf_counter(), 0
     for step, windows in enumerate(batches(training, config, config.steps, device, seed=config.seed), 1):
-        loss = trainer.step(windows)
+        if step <= done:
+            continue
+        loss = parallelism.everywhere(trainer.step(parallelism.own_rows(windows, args.parallel, mesh)), args.parallel)
         seen += config.batch * config.tokens
         if step % 10 == 0 or step == config.steps:
-            print(f"step {step:4d}  loss {loss:.3f}  {seen / (time.perf_counter() - start):,.0f} tokens/s")
+            say(f"step {step:4d}  loss {loss:.3f}  {seen / (time.perf_counter() - start):,.0f} tokens/s")
+    if args.checkpoint:
+        save(trainer, args.checkpoint, config.steps)
+    held_out_loss = parallelism.everywhere(trainer.held_out_loss(held_out), args.parallel)
+    say(f"held-out loss after:  {held_out_loss:.3f}")
+    return trainer
 
-    probe = next(batches(training, config, 1, device, seed=2))
+
+def state_of(trainer: Trainer, steps: int) -> dict:
+    model, optimizer = get_state_dict(trainer.model, trainer.optimizer)
+    return {"model": model, "optimizer": optimizer, "steps": steps}
+
+
+def save(trainer: Trainer, folder: Path, steps: int) -> None:
+    """What every rank has of it, in one folder that any number of ranks can read."""
+    dcp.save(state_of(trainer, steps), checkpoint_id=folder / f"step-{steps}")
+
+
+def resume(trainer: Trainer, folder: Path) -> int:
+    """The steps that are done: those of the last whole checkpoint, whose metadata is written last."""
+    saved = sorted((int(one.parent.name.removeprefix("step-")) for one in folder.glob("step-*/.metadata")), reverse=True)
+    if not saved:
+        return 0
+    state = state_of(trainer, 0)
+    dcp.load(state, checkpoint_id=folder / f"step-{saved[0]}")
+    set_state_dict(trainer.model, trainer.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+    return state["steps"]
+
+
+def main() -> None:
+    args = arguments()
+    config = replace(Config(), **{name: getattr(args, name) for name in vars(args) if hasattr(Config, name)})
+    many = args.parallel != "none"
+    device = torch.device(args.device)
+    say = print if int(os.environ.get("RANK", 0)) == 0 else lambda *_: None
+    with parallelism.processes(device) if many else nullcontext() as mesh:
+        trainer = train(args, config, device, mesh, say)
+    if many:
+        return
+    probe = next(batches(standard_library()[0], config, 1, device, seed=2))
     with_logits, without = (peak_of_a_step(config, one, device, args.bfloat16, probe) for one in (replace(OURS, loss=LossOfLogits), OURS))
     print(f"peak memory of a step: {with_logits} with logits, {without} with LinearCrossEntropyLoss")
-    print(f"held-out loss after:  {trainer.held_out_loss(held_out):.3f}")
     print(trainer.generate(b"def ", 300).decode(errors="replace"))
 
 

@@ -1,5 +1,7 @@
 """The one place where a public function chooses its way into an op."""
 
+import importlib
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -49,6 +51,15 @@ def _overridden(*arguments: Any) -> bool:
     return any(isinstance(one, list) and has_torch_function(one) for one in arguments)
 
 
+def _learn_shards(arguments: tuple) -> bool:
+    """Whether DTensor met our ops for the first time, and knows them now."""
+    module = f"{__package__}.distributed"
+    if module in sys.modules or not any(type(one).__name__ == "DTensor" for one in arguments):
+        return False
+    importlib.import_module(module)
+    return True
+
+
 def door(name: str, doors: ModuleType = doors, library: str = "pylayers", reference: ModuleType = reference) -> Callable:
     """The op as a function of positional arguments. A package with kernels of its own gives its pybind11 module, the name that
     it gave to TORCH_LIBRARY, and the module that defines its ops in plain PyTorch.
@@ -71,5 +82,9 @@ def door(name: str, doors: ModuleType = doors, library: str = "pylayers", refere
             return native(*arguments)
         except TypeError as error:
             raise _explain(name, op, arguments, error) from None
+        except NotImplementedError:
+            if not _learn_shards(arguments):
+                raise
+            return native(*arguments)
 
     return call

@@ -2,6 +2,7 @@ from torch import Tensor
 from torch.nn import _reduction
 
 from ..door import door
+from .sharded import sharded
 
 _cross_entropy = door("cross_entropy")
 
@@ -68,4 +69,8 @@ def cross_entropy(
     """
     if size_average is not None or reduce is not None:
         reduction = _reduction.legacy_get_string(size_average, reduce)
+    if sharded(input) and sharded(input, 0 if input.dim() == 1 else 1) and not target.is_floating_point():
+        from ..distributed import vocabulary_parallel_cross_entropy
+
+        return vocabulary_parallel_cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing, z_loss=z_loss, softcap=softcap)
     return _cross_entropy(input, target, weight, reduction, ignore_index, label_smoothing, z_loss, softcap, None)

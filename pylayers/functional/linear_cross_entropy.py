@@ -1,6 +1,7 @@
 from torch import Tensor
 
 from ..door import door
+from .sharded import sharded
 
 _linear_cross_entropy = door("linear_cross_entropy")
 
@@ -66,6 +67,12 @@ def linear_cross_entropy(
         >>> logits = torch.nn.functional.linear(input, linear_weight, linear_bias)
         >>> pylayers.functional.cross_entropy(logits, target, weight, label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap)
     """
+    if sharded(linear_weight, 0) and sharded(input) and linear_weight.dim() == 2 and not target.is_floating_point():
+        from ..distributed import vocabulary_parallel_linear_cross_entropy
+
+        others = dict(linear_bias=linear_bias, weight=weight, reduction=reduction, ignore_index=ignore_index)
+        others.update(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, chunk_rows=chunk_rows)
+        return vocabulary_parallel_linear_cross_entropy(input, linear_weight, target, **others)
     if ignore_index is None:
         ignore_index = -100
     elif isinstance(target, Tensor) and target.is_floating_point():

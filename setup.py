@@ -38,6 +38,7 @@ setup(
         "pylayers.reference",
         "pylayers.emulator",
         "pylayers.conversion",
+        "pylayers.distributed",
         "pylayers.io",
         "pylayers.testing",
         "pylayers.testing.contract",

@@ -11,7 +11,7 @@ import torch
 
 from pylayers import check
 
-from . import BENCHMARKS, MODULES, compare, conversion, counted, machine, report, roofs, targets, terminal, training
+from . import BENCHMARKS, MODULES, compare, conversion, counted, machine, processes, report, roofs, targets, terminal, training
 from .harness import MODELS, MODEL_TOKENS, Benchmark, ModuleBenchmark, Plan, dtype_name
 from .measure import backend_scopes, measure, measure_call
 from .records import Results
@@ -106,7 +106,8 @@ def _measure_all(args: argparse.Namespace, device: torch.device, results: Result
 
     emulated = [] if args.quick or args.sizes else benchmarks
     counts = len(counted.steps(emulated))
-    with screen.progress(1 + len(checked) + len(calls) + len(plans) + counts + model_steps) as advance:
+    kinds = processes.KINDS if train and not args.quick else ()
+    with screen.progress(1 + len(checked) + len(calls) + len(plans) + counts + model_steps + len(kinds)) as advance:
         advance(0, "what this machine can do")
         results.roofs = roofs.measure(device, dtypes, args.quick)
         advance()
@@ -132,6 +133,9 @@ def _measure_all(args: argparse.Namespace, device: torch.device, results: Result
         if train:
             advance(0, "training the language model")
             results.model = training.compare(device, args.quick, args.bfloat16, in_time(QUICK_MODEL_COMPILE), advance)
+        for kind in kinds:
+            advance(1, f"training on {processes.RANKS} processes, {kind}")
+            results.cases.append(processes.measure(kind, device))
 
 
 def _measure_models(args: argparse.Namespace, device: torch.device, results: Results, screen: terminal.Plain) -> None:

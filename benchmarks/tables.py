@@ -185,6 +185,17 @@ def models(results: Results) -> Table | None:
     return table
 
 
+def processes(results: Results) -> Table | None:
+    """The language model on several processes."""
+    cases = results.timed("processes")
+    if not cases:
+        return None
+    table = Table("The language model on 2 processes, a training step", ("parallelism", "batch × tokens × dim", "torch.nn", "pylayers", "pylayers × torch.nn"))
+    for case in cases:
+        table.add(case.title.upper(), case.shape, _time(case.entries["eager"]), _time(case.entries["pylayers"]), _ratio(case.speedup("pylayers")))
+    return table
+
+
 def counted(results: Results) -> Table | None:
     """What each GPU kernel moves, beside what it must, and what a datasheet makes of that."""
     found = results.counted

@@ -56,6 +56,7 @@ def judge(results: Results) -> list[dict]:
     targets = [*_calls(results.timed("call"))]
     targets += [*_headlines(wall)] if results.device == "cpu" else [*_gpu_shares(results.timed("kernel"))]
     targets += [*_steps(wall), *_without_logits(wall), *_everywhere(wall), *_model(results.model), *_models(results.timed("model"))]
+    targets += _processes(results.timed("processes"))
     return [asdict(target) for target in targets]
 
 
@@ -172,6 +173,13 @@ def _model(model: dict | None) -> Iterator[Target]:
     ours = model["variants"]["pylayers"]
     measured = f"{ours['held_out_before']:.3f} → {ours['held_out_after']:.3f}"
     yield Target("held-out loss falls", "language model", ours["held_out_after"] < ours["held_out_before"], measured)
+
+
+def _processes(cases: list[Case]) -> Iterator[Target]:
+    for case in cases:
+        speedup = case.speedup("pylayers")
+        measured = f"{speedup:.2f}x" if speedup else case.entries["pylayers"].note
+        yield Target("not slower than torch.nn on several processes", f"language model, {case.title}", speedup and speedup * NOISE >= 1, measured)
 
 
 def _models(cases: list[Case]) -> Iterator[Target]:

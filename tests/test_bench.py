@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from pylayers.benchmarks import BENCHMARKS, MODULES, compare, measure, plots, training
+from pylayers.benchmarks import BENCHMARKS, MODULES, compare, measure, plots, processes, tables, targets, training
 from pylayers.benchmarks import run as command
 from pylayers.benchmarks.harness import Plan
 from pylayers.benchmarks.records import Results
@@ -127,3 +127,15 @@ def test_converted_models(tmp_path, monkeypatch, one_thread):
     assert {"1.08x the original models, geometric mean", "converted: not slower than the original", "peak memory not above the original's"} <= goals
     html = (tmp_path / "index.html").read_text()
     assert "Models of other packages" in html and "won of the rest" in html
+
+
+def test_training_on_processes(monkeypatch):
+    """Both sets of layers, on as many ranks as there are to be; and what the tables say of it."""
+    monkeypatch.setattr(processes, "STEPS", 2)
+    found = processes.measure("ddp", torch.device("cpu"))
+    assert not [entry.note for entry in found.entries.values() if entry.note] and found.speedup("pylayers") > 0
+    results = Results({}, "cpu", False, cases=[found])
+    assert tables.processes(results).rows[0][0].text == "DDP"
+    assert [target["met"] in (True, False) for target in targets.judge(results)] == [True]
+    found.entries["pylayers"].timing = None
+    assert [target["met"] for target in targets.judge(results)] == [None]

@@ -129,10 +129,9 @@ def test_converted_models(tmp_path, monkeypatch, one_thread):
     assert "Models of other packages" in html and "won of the rest" in html
 
 
-def test_training_on_processes(monkeypatch):
+def test_training_on_processes():
     """Both sets of layers, on as many ranks as there are to be; and what the tables say of it."""
-    monkeypatch.setattr(processes, "STEPS", 2)
-    found = processes.measure("ddp", torch.device("cpu"))
+    found = processes.measure("ddp", torch.device("cpu"), steps=2)
     assert not [entry.note for entry in found.entries.values() if entry.note] and found.speedup("pylayers") > 0
     results = Results({}, "cpu", False, cases=[found])
     assert tables.processes(results).rows[0][0].text == "DDP"

@@ -49,6 +49,7 @@ def vocabulary_parallel_cross_entropy(
     logits = input.to_local().movedim(dim, -1)
     options = Options(ignore_index, label_smoothing, z_loss, softcap or 0.0)
     flat = logits.reshape(-1, logits.shape[-1])
+    shard.check_rows(name, flat)
     loss, share = CrossEntropy.apply(flat, target.reshape(-1), _of_shard(weight, shard), shard, options)
     if reduction == "none":
         return DTensor.from_local(loss.view(target.shape).to(input.dtype), shard.mesh, rows, run_check=False)
@@ -105,6 +106,7 @@ def vocabulary_parallel_linear_cross_entropy(
     options = Options(-100 if ignore_index is None else ignore_index, label_smoothing, z_loss, softcap or 0.0)
     summed = reduction != "none"
     matrix = hidden if hidden.ndim == 2 else hidden.unsqueeze(0)
+    shard.check_rows(name, matrix)
     loss, share = LinearCrossEntropy.apply(matrix, own, bias, target.reshape(-1), _of_shard(weight, shard), shard, options, chunk_rows, summed)
     if summed:
         return _reduced(loss, share, reduction, shard, rows).to(input.dtype)

@@ -49,6 +49,13 @@ class Shard:
         if (ranks - 1) * self.most >= self.classes:
             raise ValueError(f"{name}: every rank must have a class, got {self.classes} classes over {ranks} ranks")
 
+    def check_rows(self, name: str, rows: Tensor) -> None:
+        """That all ranks have as many, which they are about to exchange. A GPU would have to be waited for: NCCL's time-out tells there."""
+        if rows.is_cpu and not torch.compiler.is_compiling():
+            found = self.gather(torch.tensor(len(rows))).tolist()
+            if len(set(found)) > 1:
+                raise ValueError(f"{name}: ranks with shards of the same classes must have the same rows, got {found}")
+
     def gather(self, numbers: Tensor) -> Tensor:
         """[ranks, …] of what each rank has."""
         return collectives.wait_tensor(_all_gather(numbers.unsqueeze(0), 0, (self.mesh, self.dim)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -126,7 +127,8 @@ def cross_entropy_of_sharded_classes(mesh: DeviceMesh, folder: Path) -> None:
         shard = distribute_tensor(logits, mesh, [Shard(1)], src_data_rank=None).requires_grad_()
         with Largest() as largest, CommDebugMode() as talk:
             loss = pylayers.functional.cross_entropy(shard, t, **options)
-        if largest.sent != (7 if options.get("label_smoothing") else 5) * ROWS * 8 or talk.get_total_counts() != 1:
+        # And on a CPU the number of rows, so that ranks agree on it.
+        if largest.sent != (7 if options.get("label_smoothing") else 5) * ROWS * 8 + 8 or talk.get_total_counts() != 2:
             raise AssertionError(f"{given}: {largest.sent} bytes in {dict(talk.get_comm_counts())}")
         if largest.elements >= max(ROWS * CLASSES, 7 * mesh.size() * ROWS + 1):
             raise AssertionError("a rank has logits of all classes")
@@ -341,10 +343,31 @@ def tensor_parallel_trains_as_one_process(mesh: DeviceMesh, folder: Path) -> Non
     counts = {str(op).split(".")[-1].removesuffix("_single"): count for op, count in forward.get_comm_counts().items()}
     gathers = sum(count for op, count in counts.items() if "gather" in op)
     scatters = sum(count for op, count in counts.items() if "scatter" in op)
-    # The last norm gathers tokens, and the loss a few numbers for each row.
-    if (gathers, scatters) != (2 * CONFIG.blocks + 2, 2 * CONFIG.blocks + 1) or sum(counts.values()) != gathers + scatters:
+    # The last norm gathers tokens, and the loss a few numbers for each row, and how many rows there are.
+    if (gathers, scatters) != (2 * CONFIG.blocks + 3, 2 * CONFIG.blocks + 1) or sum(counts.values()) != gathers + scatters:
         raise AssertionError(f"{counts}")
     same_training(tensor_parallel(model(), mesh, CONFIG), "tp", mesh)
+
+
+@check([TWO])
+def tensor_parallel_compiles(mesh: DeviceMesh, folder: Path) -> None:
+    """As one graph, collectives included."""
+    config = replace(CONFIG, blocks=1)
+    eager, compiled = (tensor_parallel(build(config, OURS, CPU).double(), mesh, config) for _ in range(2))
+    batch = next(windows(1))
+    call = torch.compile(compiled, backend="aot_eager", fullgraph=True)
+    for one in (eager, call):
+        one(batch[:, :-1], batch[:, 1:]).backward()
+    for (name, one), other in zip(eager.named_parameters(), compiled.parameters(), strict=True):
+        equal(other.grad, one.grad.full_tensor(), name)
+
+
+@check([TWO])
+def different_rows_are_an_error(mesh: DeviceMesh, folder: Path) -> None:
+    rows = 4 + dist.get_rank()
+    logits = DTensor.from_local(torch.randn(rows, 5), mesh, [Shard(1)], run_check=False)
+    target = torch.zeros(rows, dtype=torch.int64)
+    raises(ValueError, "must have the same rows, got [4, 5]", lambda: pylayers.functional.cross_entropy(logits, target))
 
 
 @check([TWO])

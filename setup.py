@@ -5,6 +5,7 @@ limits the parallel compilers. Nothing is downloaded. The metadata is here and n
 new setuptools read differently; without build isolation it is the environment's setuptools that reads it.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from setuptools import setup  # noqa: E402
 # nvcc from PyPI, with what it needs. Of one version: a compiler of another one makes PTX that its parts refuse.
 NVCC = ("cuda-nvcc", "cuda-crt", "nvvm", "cuda-runtime", "cuda-cccl")
 
+# Read, not imported: the package needs the library that is about to be built.
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "pylayers/version.py").read_text(), re.MULTILINE)[1]
+
 toolkit = cuda_toolkit.find()
 print(f"pylayers: {toolkit.note}", file=sys.stderr)
 
@@ -24,7 +28,7 @@ import extensions  # noqa: E402  (torch.utils.cpp_extension reads CUDA_HOME when
 
 setup(
     name="torch-pylayers",
-    version="0.1.0",
+    version=VERSION,
     description="Custom layers for PyTorch: hand-written CUDA, Triton and C++ kernels behind drop-in modules",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
@@ -56,7 +60,7 @@ setup(
     },
     # The emulator compiles its engine and the CUDA kernels where it runs; packages with kernels of their own use the headers.
     package_data={
-        "pylayers": ["py.typed", "*.pyi", "templates/**/*", "templates/**/.gitignore"],
+        "pylayers": ["py.typed", "*.pyi", "cmake/*.cmake", "templates/**/*", "templates/**/.gitignore"],
         "pylayers.emulator": ["native/**/*.h", "native/**/*.cpp"],
         "pylayers.testing": ["*.cpp"],
         "pylayers.csrc": ["*.h", "*.def", "ops/*.h", "cpu/*.h", "cuda/*.cu*", "cuda/*.h", "cuda/device/*.cuh"],
@@ -67,7 +71,7 @@ setup(
     extras_require={
         "bench": ["plotly", "rich"],
         "test": ["pytest", "pytest-xdist", "hypothesis", "numpy", "safetensors", "scikit-learn", "nbclient", "nbformat", "ipykernel",
-                 "transformers", "timm", "torchvision", "diffusers", "peft", "accelerate"],
+                 "transformers", "timm", "torchvision", "diffusers", "peft", "accelerate", "cmake"],
         "emulator": ["numpy", *(f"nvidia-{name}==13.0.*" for name in NVCC)],
     },
     zip_safe=False,

@@ -44,6 +44,15 @@ def get_requires_for_build_editable(config_settings=None):
     return _requirements(build_meta.get_requires_for_build_editable, config_settings)
 
 
+def get_requires_for_build_sdist(config_settings=None):
+    return _requirements(build_meta.get_requires_for_build_sdist, config_settings)
+
+
+def build_sdist(sdist_directory, config_settings=None):
+    _add_target_environment()
+    return build_meta.build_sdist(sdist_directory, config_settings)
+
+
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     _add_target_environment()
     return build_meta.build_wheel(wheel_directory, config_settings, metadata_directory)

@@ -1,5 +1,6 @@
 """Custom layers for PyTorch: hand-written CUDA, Triton and C++ kernels behind drop-in modules."""
 
+from . import library  # noqa: F401  (first: it says whether torch is here, and fits)
 from . import blocks, device, functional, init, io, reference
 from .backends import backend, backends, kernels, register_kernels
 from .conversion import ConversionReport, convert, revert

@@ -1,4 +1,4 @@
-"""`python -m pylayers info | check | bench | convert | new`."""
+"""`python -m pylayers info | check | bench | convert | new | cmake`."""
 
 import argparse
 import importlib
@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--import", dest="imports", action="append", default=[], metavar="MODULE", help="import first; it registers your kernels"
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    from . import check, info, new
+    from . import check, cmake_path, info, new
     from .benchmarks import run as bench
     from .conversion import command as convert
 
@@ -30,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     news = commands.add_parser("new", help="a layer of your own: a package with kernels, tests and benchmark")
     new.add_arguments(news)
     news.set_defaults(run=new.main)
+    cmakes = commands.add_parser("cmake", help="the CMAKE_PREFIX_PATH with which a C++ program finds the ops")
+    cmakes.set_defaults(run=cmake_path.main)
     args = parser.parse_args(arguments)
     for module in args.imports:
         importlib.import_module(module)

@@ -53,7 +53,7 @@ $(VENV)/environment: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch numpy setuptools wheel ninja pytest pytest-xdist hypothesis plotly rich safetensors \
-		scikit-learn nbclient nbformat ipykernel transformers timm torchvision diffusers peft accelerate cmake $(NVCC)
+		scikit-learn nbclient nbformat ipykernel transformers timm torchvision diffusers peft accelerate cmake onnx onnxscript onnxruntime $(NVCC)
 	touch $@
 
 # Reinstalled when something that is compiled changed; Python files are used where they are.

@@ -44,6 +44,7 @@ setup(
         "pylayers.conversion",
         "pylayers.distributed",
         "pylayers.io",
+        "pylayers.onnx",
         "pylayers.testing",
         "pylayers.testing.contract",
         "pylayers.testing.faults",
@@ -70,8 +71,9 @@ setup(
     install_requires=[extensions.torch_requirement()],
     extras_require={
         "bench": ["plotly", "rich"],
+        "onnx": ["onnx", "onnxscript"],
         "test": ["pytest", "pytest-xdist", "hypothesis", "numpy", "safetensors", "scikit-learn", "nbclient", "nbformat", "ipykernel",
-                 "transformers", "timm", "torchvision", "diffusers", "peft", "accelerate", "cmake"],
+                 "transformers", "timm", "torchvision", "diffusers", "peft", "accelerate", "cmake", "onnx", "onnxscript", "onnxruntime"],
         "emulator": ["numpy", *(f"nvidia-{name}==13.0.*" for name in NVCC)],
     },
     zip_safe=False,

@@ -99,6 +99,7 @@ __all__ = [
     "init",
     "io",
     "kernels",
+    "onnx",
     "reference",
     "register_kernels",
     "revert",
@@ -106,9 +107,9 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """pylayers.emulator, loaded when it is first asked for."""
-    if name == "emulator":
+    """pylayers.emulator and pylayers.onnx, loaded when they are first asked for."""
+    if name in ("emulator", "onnx"):
         import importlib
 
-        return importlib.import_module(".emulator", __name__)
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,4 @@
+from .export import export
+from .table import translations
+
+__all__ = ["export", "translations"]

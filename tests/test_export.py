@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from catalogue import CASES, DISTINCT, LAYERS, dynamic, initialised, inputs_of, several
+from exported import CASES, DISTINCT, LAYERS, dynamic, initialised, inputs_of, several
 from harness import normal
 from pylayers.benchmarks import language_model
 

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from catalogue import DISTINCT, LAYERS, Call, dynamic, inputs_of, several
+from exported import DISTINCT, LAYERS, Call, dynamic, inputs_of, several
 from harness import normal
 from pylayers import functional as F
 from pylayers.benchmarks import language_model

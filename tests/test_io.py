@@ -7,6 +7,7 @@ import numpy
 import pytest
 import safetensors.torch
 import torch
+from catalogue import EXAMPLES
 from harness import normal
 from pylayers import io
 from torch import nn
@@ -122,47 +123,6 @@ NETS = {
     "configured": lambda: Configured((3, 2), torch.randn(3)),
     "empty": lambda: nn.Sequential(),
 }
-# Every module of the package, with arguments other than the default ones where there are some.
-OWN = {
-    "GatedMLP": lambda cls: cls(4, 6, 3, bias=True, activation="gelu_tanh"),
-    "Linear": lambda cls: cls(3, 4, bias=False, activation="gelu_tanh", dtype=torch.bfloat16),
-    "RMSNorm": lambda cls: cls((2, 3), 1e-3, offset=1.0),
-    "LayerNorm": lambda cls: cls((2, 3), 1e-3, bias=False, weight_init=("constant", 0.5)),
-    "GroupNorm": lambda cls: cls(2, 4, 1e-3, bias=False, activation="silu", weight_init=("constant", 0.5)),
-    "AddRMSNorm": lambda cls: cls(3, 1e-3, residual_dtype=torch.float32, dtype=torch.bfloat16),
-    "AddLayerNorm": lambda cls: cls(3, 1e-3, elementwise_affine=False),
-    "Bilinear": lambda cls: cls(3, 4, 5, bias=False, weight_init=("normal", 0.0, 0.1)),
-    "TensorReduction": lambda cls: cls(3, 4, symmetric=True, bias=True, bias_init="zeros"),
-    "CenteredAffine": lambda cls: cls(4, dim=1, scale=False),
-    "CenteredLayer": lambda cls: cls(dim=(0, 1)),
-    "FixedLinear": lambda cls: cls(3, 4, bias=False, activation="relu"),
-    "DropoutAdd": lambda cls: cls(p=0.25),
-    "CrossEntropyLoss": lambda cls: cls(torch.tensor([1.0, 2.0, 0.5]), label_smoothing=0.1, z_loss=1e-4, softcap=30.0),
-    "MSELoss": lambda cls: cls(reduction="sum"),
-    "BCEWithLogitsLoss": lambda cls: cls(torch.tensor([1.0, 2.0]), pos_weight=torch.tensor([0.5, 3.0])),
-    "KLDivLoss": lambda cls: cls(reduction="batchmean", log_target=True),
-    "LinearCrossEntropyLoss": lambda cls: cls(3, 4, out_features=(2,), bias=True, weight=torch.rand(4), ignore_index=1, chunk_rows=64),
-    "LazyLinearCrossEntropyLoss": lambda cls: cls(4, bias=True, reduction="sum", softcap=30.0),
-    "HalveUntil": lambda cls: cls(threshold=2.0),
-    "LeadingFourier": lambda cls: cls(3, dim=0, norm="ortho"),
-    "Parallel": lambda cls: cls(pylayers.Linear(3, 4), torch.nn.Sequential(pylayers.RMSNorm(3)), dim=0),
-    "RotaryEmbedding": lambda cls: cls(8, 64, 500.0, interleaved=True, scaling={"rope_type": "linear", "factor": 2.0}),
-    "Softmax": lambda cls: cls(1),
-    "LogSoftmax": lambda cls: cls(dim=-1),
-    "ScaledLinear": lambda cls: cls(3, 4, 0.5, bias=False, activation="tanh"),
-    "LazyBilinear": lambda cls: cls(5, bias=False),
-    "LazyCenteredAffine": lambda cls: cls(scale=False),
-    "LazyFixedLinear": lambda cls: cls(4, bias=False, activation="relu"),
-    "LazyGatedMLP": lambda cls: cls(6, bias=True, activation="relu"),
-    "LazyLinear": lambda cls: cls(4, activation="silu", weight_init="xavier_uniform"),
-    "LazyRMSNorm": lambda cls: cls(1e-3, offset=1.0),
-    "LazyLayerNorm": lambda cls: cls(1e-3, bias=False),
-    "LazyGroupNorm": lambda cls: cls(2, 1e-3, bias=False, activation="silu"),
-    "LazyAddRMSNorm": lambda cls: cls(1e-3, offset=1.0, residual_dtype=torch.float32),
-    "LazyAddLayerNorm": lambda cls: cls(bias_init="ones"),
-    "LazyScaledLinear": lambda cls: cls(4, -2.0, weight_init=pylayers.init.two_sided_uniform_),
-    "LazyTensorReduction": lambda cls: cls(4, symmetric=True),
-}
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -175,15 +135,9 @@ def test_save_model(name, path):
     assert os.listdir(path.parent) == [path.name]
 
 
-def is_layer(value) -> bool:
-    return isinstance(value, type) and issubclass(value, nn.Module)
-
-
-@pytest.mark.parametrize("name", [name for name in pylayers.__all__ if is_layer(vars(pylayers).get(name))])
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_save_model_of_this_package(name, path):
-    cls = getattr(pylayers, name)
-    assert name in OWN, f"say in OWN how {name} is built"
-    net = OWN[name](cls)
+    net = EXAMPLES[name].make()
     assert is_same_net(there_and_back(net, path), net)
 
 

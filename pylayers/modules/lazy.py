@@ -55,7 +55,8 @@ class LazyTensor:
     def materialize(self, shape, device=None, dtype=None) -> None:
         for name in ("owner", "persistent", "_is_buffer"):  # the last two are those of torch's own
             self.__dict__.pop(name, None)
-        super().materialize(shape, device, dtype)
+        with torch.inference_mode(False):  # a tensor of inference mode would never get a gradient
+            super().materialize(shape, device, dtype)
 
     def __repr__(self) -> str:
         return f"<{self.owner}, without a shape>"

@@ -43,7 +43,8 @@ class Case:
 
     `clock` keeps the three times apart: "kernel" (a CUDA graph on cold inputs), "wall" (what a caller waits for at
     sizes that matter), "call" (a module call on a tensor so small that only the overhead is left). "model" is the wall time of a
-    step of a whole model, "processes" that of one on several processes.
+    step of a whole model, "processes" that of one on several processes, "serving" that of a byte
+    of text.
     """
 
     op: str

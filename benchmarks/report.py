@@ -34,7 +34,7 @@ def all_tables(results: Results) -> list[Table]:
     return [
         *filter(None, (tables.roofs(results), tables.calls(results))),
         *(table for title in _titles(results) for table in _of_title(results, title)),
-        *filter(None, (tables.counted(results), tables.model(results), tables.processes(results), tables.models(results))),
+        *filter(None, (tables.counted(results), tables.model(results), tables.processes(results), tables.serving(results), tables.models(results))),
         tables.better_plain(results),
         tables.targets(results),
     ]
@@ -85,6 +85,8 @@ def _sections(results: Results, plots: Plots | None) -> Iterator[str]:
         yield _section("A real model", "", show(("losses",), ("throughput",)) + _table(tables.model(results)))
     if many := tables.processes(results):
         yield _section(many.title, "Both sets of layers take turns in the same processes; what a caller of the slowest rank waits for.", _table(many))
+    if served := tables.serving(results):
+        yield _section(served.title, "One thread each, by turns; the whole text is read again for each byte.", _table(served))
     if models := tables.models(results):
         yield _section(models.title, MODELS, show(("models",)) + _table(models))
     yield _section("When plain PyTorch is the better choice", "", _table(tables.better_plain(results)))

@@ -11,7 +11,7 @@ import torch
 
 from pylayers import check
 
-from . import BENCHMARKS, MODULES, compare, conversion, counted, machine, processes, report, roofs, targets, terminal, training
+from . import BENCHMARKS, MODULES, compare, conversion, counted, machine, processes, report, roofs, serving, targets, terminal, training
 from .harness import MODELS, MODEL_TOKENS, Benchmark, ModuleBenchmark, Plan, dtype_name
 from .measure import backend_scopes, measure, measure_call
 from .records import Results
@@ -107,7 +107,8 @@ def _measure_all(args: argparse.Namespace, device: torch.device, results: Result
     emulated = [] if args.quick or args.sizes else benchmarks
     counts = len(counted.steps(emulated))
     kinds = processes.KINDS if train and not args.quick else ()
-    with screen.progress(1 + len(checked) + len(calls) + len(plans) + counts + model_steps + len(kinds)) as advance:
+    serves = bool(kinds) and device.type == "cpu"
+    with screen.progress(1 + len(checked) + len(calls) + len(plans) + counts + model_steps + len(kinds) + serves) as advance:
         advance(0, "what this machine can do")
         results.roofs = roofs.measure(device, dtypes, args.quick)
         advance()
@@ -136,6 +137,9 @@ def _measure_all(args: argparse.Namespace, device: torch.device, results: Result
         for kind in kinds:
             advance(1, f"training on {processes.RANKS} processes, {kind}")
             results.cases.append(processes.measure(kind, device))
+        if serves:
+            advance(1, "generating text in Python and in C++")
+            results.cases.append(serving.measure())
 
 
 def _measure_models(args: argparse.Namespace, device: torch.device, results: Results, screen: terminal.Plain) -> None:

@@ -196,6 +196,19 @@ def processes(results: Results) -> Table | None:
     return table
 
 
+def serving(results: Results) -> Table | None:
+    """Text that the language model writes."""
+    cases = results.timed("serving")
+    if not cases:
+        return None
+    columns = ("blocks × dim × window", "eager", "package, Python", "package, C++", "C++ × eager", "C++ × package in Python")
+    table = Table("Generating text, seconds a byte", columns)
+    for case in cases:
+        times = (_time(case.entries[name]) for name in ("eager", "package", "C++"))
+        table.add(case.shape, *times, _ratio(case.speedup("C++")), _ratio(case.speedup("C++", "package")))
+    return table
+
+
 def counted(results: Results) -> Table | None:
     """What each GPU kernel moves, beside what it must, and what a datasheet makes of that."""
     found = results.counted

@@ -56,7 +56,7 @@ def judge(results: Results) -> list[dict]:
     targets = [*_calls(results.timed("call"))]
     targets += [*_headlines(wall)] if results.device == "cpu" else [*_gpu_shares(results.timed("kernel"))]
     targets += [*_steps(wall), *_without_logits(wall), *_everywhere(wall), *_model(results.model), *_models(results.timed("model"))]
-    targets += _processes(results.timed("processes"))
+    targets += [*_processes(results.timed("processes")), *_serving(results.timed("serving"))]
     return [asdict(target) for target in targets]
 
 
@@ -180,6 +180,13 @@ def _processes(cases: list[Case]) -> Iterator[Target]:
         speedup = case.speedup("pylayers")
         measured = f"{speedup:.2f}x" if speedup else case.entries["pylayers"].note
         yield Target("not slower than torch.nn on several processes", f"language model, {case.title}", speedup and speedup * NOISE >= 1, measured)
+
+
+def _serving(cases: list[Case]) -> Iterator[Target]:
+    for case in cases:
+        speedup = case.speedup("C++", "package")
+        measured = f"{speedup:.2f}x" if speedup else case.entries["C++"].note
+        yield Target("generation in C++: not slower than in Python", f"language model {case.shape}", speedup and speedup * NOISE >= 1, measured)
 
 
 def _models(cases: list[Case]) -> Iterator[Target]:

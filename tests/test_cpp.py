@@ -13,7 +13,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pylayers.__main__ import main
+from pylayers.benchmarks import serving, tables, targets
 from pylayers.benchmarks.language_model import OURS, Config, build
+from pylayers.benchmarks.records import Results
 from pylayers.cmake_path import cmake_prefix_path
 from pylayers.library import build_info, library_folder
 
@@ -193,3 +195,17 @@ def test_faults_of_find_package(tmp_path):
     (package / "build_info.json").write_text('{\n  "torch": "1.0.0"\n}')
     assert "pylayers: the compiled library was built for torch 1.0, but" in sentence(f"{ours};{torch_cmake}")
     assert "compatible with requested version" in sentence(ours, "99")
+
+
+def test_bench(programs, model, monkeypatch):
+    """Text by all ways, and what the report says of it; a machine without CMake is told."""
+    names = {"NextScores": lambda _: model.scores, "pack": lambda *_: model.path, "continued": model.continued}
+    monkeypatch.setattr(serving.runpy, "run_path", lambda _: names)
+    monkeypatch.setattr(serving, "_built", lambda _: programs / "generate")
+    found = serving.measure(CONFIG, count=5)
+    assert not [entry.note for entry in found.entries.values() if entry.note] and found.speedup("C++", "package") > 0
+    results = Results({}, "cpu", False, cases=[found])
+    assert tables.serving(results).rows[0][0].text == "1×32×24" and [target["met"] in (True, False) for target in targets.judge(results)] == [True]
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", "")
+    assert {entry.note for entry in serving.measure(CONFIG, count=5).entries.values()} == {"n/a: needs cmake (pip install cmake)"}

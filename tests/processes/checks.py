@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pylayers
 from processes import sharded_ops
+from pylayers.benchmarks import models
 from pylayers.benchmarks.language_model import OURS, Config, LanguageModel, build
 from pylayers.benchmarks.parallelism import own_rows, sharded, tensor_parallel
 from pylayers.check import compare
@@ -418,6 +420,36 @@ def lazy_layers_under_ddp(mesh: DeviceMesh, folder: Path) -> None:
     one(torch.randn(2, 4)).sum().backward()
     if any(parameter.grad is None for parameter in lazy.parameters()):
         raise AssertionError("a parameter has no gradient")
+
+
+@check([TWO])
+def converted_models_under_fsdp_and_ddp(mesh: DeviceMesh, folder: Path) -> None:
+    """Of transformers, with a head whose logits are not computed: the losses of the original in one process."""
+    original, inputs = models.made("llama", models.TINY, dtype=torch.float64)
+    rows = {name: own_rows(one, "fsdp", mesh) for name, one in inputs.items()}
+
+    def losses(one: nn.Module, given: dict) -> Tensor:
+        optimizer, found = torch.optim.SGD(one.parameters(), lr=0.1), []
+        for _ in range(3):
+            loss = one(**given).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append(loss.detach())
+        return torch.stack(found)
+
+    def spread_by_fsdp(one: nn.Module) -> nn.Module:
+        for layer in one.model.layers:
+            fully_shard(layer, mesh=mesh)
+        return fully_shard(one, mesh=mesh)
+
+    expected = losses(copy.deepcopy(original), inputs)
+    for spread in (spread_by_fsdp, DistributedDataParallel):
+        one = copy.deepcopy(original)
+        pylayers.convert(one)
+        found = losses(spread(one), rows)
+        dist.all_reduce(found)
+        equal(found / mesh.size(), expected, str(spread), rtol=1e-7, atol=1e-9)
 
 
 @check([FOUR])

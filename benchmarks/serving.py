@@ -73,13 +73,22 @@ def _measure(case: Case, config: Config, count: int, folder: Path) -> None:
         entry.timing = Timing.of(samples[name])
 
 
+def cmake() -> str | None:
+    """The one of the package from PyPI, which need not be on the path, else that on the path."""
+    try:
+        from cmake import CMAKE_BIN_DIR
+    except ImportError:
+        return shutil.which("cmake")
+    return str(Path(CMAKE_BIN_DIR) / "cmake")
+
+
 def _built(folder: Path) -> Path:
     """The program that runs packages."""
-    cmake = shutil.which("cmake")
-    if cmake is None:
+    command = cmake()
+    if command is None:
         raise RuntimeError("needs cmake (pip install cmake)")
-    _run(cmake, "-S", EXAMPLES, "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={cmake_prefix_path()}")
-    _run(cmake, "--build", folder / "build", "--target", "generate")
+    _run(command, "-S", EXAMPLES, "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={cmake_prefix_path()}")
+    _run(command, "--build", folder / "build", "--target", "generate")
     return folder / "build/generate"
 
 

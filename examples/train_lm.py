@@ -26,6 +26,8 @@ from pylayers.benchmarks import parallelism
 from pylayers.benchmarks.language_model import OURS, TORCH, Config, Layers, LossOfLogits, Trainer, batches, standard_library
 from pylayers.benchmarks.memory import peak_bytes
 
+Text = tuple[torch.Tensor, torch.Tensor]  # to learn from, and held out
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -47,12 +49,12 @@ def peak_of_a_step(config: Config, layers: Layers, device: torch.device, bfloat1
     return "unknown" if peak is None else f"{peak / 1e6:,.0f} MB"
 
 
-def train(args: argparse.Namespace, config: Config, device: torch.device, mesh: DeviceMesh | None, say: Callable[..., None]) -> Trainer:
+def train(args: argparse.Namespace, config: Config, text: Text, device: torch.device, mesh: DeviceMesh | None, say: Callable[..., None]) -> Trainer:
     layers = TORCH if args.layers == "torch" else OURS
     spread = parallelism.spread(args.parallel, mesh, config, bfloat16=args.bfloat16)
     autocast = args.bfloat16 and args.parallel != "fsdp"  # which casts what it gathers
     trainer = Trainer(config, layers, device, compiled=args.compile, bfloat16=autocast, spread=spread)
-    training, held_out = standard_library()
+    training, held_out = text
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     say(f"{parameters:,} parameters, {len(training):,} bytes to learn from, {len(held_out):,} held out")
     done = resume(trainer, args.checkpoint) if args.checkpoint else 0
@@ -98,14 +100,14 @@ def resume(trainer: Trainer, folder: Path) -> int:
 def main() -> None:
     args = arguments()
     config = replace(Config(), **{name: getattr(args, name) for name in vars(args) if hasattr(Config, name)})
-    many = args.parallel != "none"
+    many, text = args.parallel != "none", standard_library()
     device = torch.device(args.device)
     say = print if int(os.environ.get("RANK", 0)) == 0 else lambda *_: None
     with parallelism.processes(device) if many else nullcontext() as mesh:
-        trainer = train(args, config, device, mesh, say)
+        trainer = train(args, config, text, device, mesh, say)
     if many:
         return
-    probe = next(batches(standard_library()[0], config, 1, device, seed=2))
+    probe = next(batches(text[0], config, 1, device, seed=2))
     with_logits, without = (peak_of_a_step(config, one, device, args.bfloat16, probe) for one in (replace(OURS, loss=LossOfLogits), OURS))
     print(f"peak memory of a step: {with_logits} with logits, {without} with LinearCrossEntropyLoss")
     print(trainer.generate(b"def ", 300).decode(errors="replace"))

@@ -4,6 +4,7 @@ import os
 import runpy
 import shutil
 import subprocess
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -27,12 +28,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8"}
 
 
 def _cmake() -> str:
-    """The one on the path, else that of the package from PyPI."""
-    try:
-        from cmake import CMAKE_BIN_DIR
-    except ImportError:
-        return shutil.which("cmake") or pytest.skip("no cmake: neither on the path nor as a package (pip install cmake)")
-    return str(Path(CMAKE_BIN_DIR) / "cmake")
+    return serving.cmake() or pytest.skip("no cmake: neither on the path nor as a package (pip install cmake)")
 
 
 def run(*command, **options) -> SimpleNamespace:
@@ -208,4 +204,5 @@ def test_bench(programs, model, monkeypatch):
     assert tables.serving(results).rows[0][0].text == "1×32×24" and [target["met"] in (True, False) for target in targets.judge(results)] == [True]
     monkeypatch.undo()
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "cmake", None)
     assert {entry.note for entry in serving.measure(CONFIG, count=5).entries.values()} == {"n/a: needs cmake (pip install cmake)"}

@@ -99,11 +99,12 @@ def vocabulary_parallel_linear_cross_entropy(
     partial = [Partial() if index == shard.dim else place for index, place in enumerate(rows)]
     hidden = input.redistribute(placements=rows).to_local(grad_placements=partial)
     target = _target(name, target, input, rows)
-    check_range(name, target, shard.classes, -100 if ignore_index is None else ignore_index)
+    ignore_index = -100 if ignore_index is None else ignore_index
+    check_range(name, target, shard.classes, ignore_index)
     learned = [ShardOf(0) if index == shard.dim else Partial() if place == ShardOf(0) else Replicate() for index, place in enumerate(rows)]
     own = linear_weight.to_local(grad_placements=learned)
     bias = None if linear_bias is None else linear_bias.redistribute(placements=linear_weight.placements).to_local(grad_placements=learned)
-    options = Options(-100 if ignore_index is None else ignore_index, label_smoothing, z_loss, softcap or 0.0)
+    options = Options(ignore_index, label_smoothing, z_loss, softcap or 0.0)
     summed = reduction != "none"
     matrix = hidden if hidden.ndim == 2 else hidden.unsqueeze(0)
     shard.check_rows(name, matrix)

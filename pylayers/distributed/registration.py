@@ -117,14 +117,8 @@ def _dropout_add_backward(op: Any, arguments: tuple, named: dict) -> DTensor:
 
 
 def _as(like: DTensor, local: Tensor) -> DTensor:
-    return DTensor.from_local(local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=_contiguous(like.shape))
-
-
-def _contiguous(shape: torch.Size) -> tuple[int, ...]:
-    strides = [1]
-    for size in reversed(shape[1:]):
-        strides.insert(0, strides[0] * size)
-    return tuple(strides[: len(shape)])
+    stride = torch.empty(like.shape, device="meta").stride()
+    return DTensor.from_local(local, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=stride)
 
 
 def _two_sided_uniform(op: Any, arguments: tuple, named: dict) -> None:

@@ -63,11 +63,7 @@ class SequenceParallel(torch_parallel.ParallelStyle):
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         def one_input(given: object) -> object:
-            if not isinstance(given, Tensor):
-                return given
-            if not isinstance(given, DTensor):
-                return DTensor.from_local(given, device_mesh, [self.sequence], run_check=False)
-            return given.redistribute(placements=[self.sequence])
+            return _as_dtensor(given, device_mesh, self.sequence).redistribute(placements=[self.sequence]) if isinstance(given, Tensor) else given
 
         def one_output(given: object, layout: Placement | None) -> object:
             if isinstance(given, DTensor):
@@ -110,8 +106,7 @@ class VocabularyParallel(torch_parallel.ParallelStyle):
 
         def inputs(module: nn.Module, given: tuple, mesh: DeviceMesh) -> tuple:
             layouts = (self.input_layouts, Replicate())
-            return tuple(one if isinstance(one, DTensor) else DTensor.from_local(one, mesh, [layout], run_check=False)
-                         for one, layout in zip(given, layouts, strict=True))  # fmt: skip
+            return tuple(_as_dtensor(one, mesh, layout) for one, layout in zip(given, layouts, strict=True))
 
         def output(module: nn.Module, loss: Tensor, mesh: DeviceMesh) -> Tensor:
             return loss.to_local() if self.use_local_output else loss
@@ -121,6 +116,11 @@ class VocabularyParallel(torch_parallel.ParallelStyle):
                 _distribute(self, one, mesh, [Shard(0)], [Shard(0)])
 
         return distribute_module(module, device_mesh, partition, inputs, output)
+
+
+def _as_dtensor(tensor: Tensor, mesh: DeviceMesh, layout: Placement) -> DTensor:
+    """A Tensor is what the rank has of one that is placed so."""
+    return tensor if isinstance(tensor, DTensor) else DTensor.from_local(tensor, mesh, [layout], run_check=False)
 
 
 def _check(style: object, module: nn.Module, features: int, what: str, mesh: DeviceMesh) -> None:

@@ -99,7 +99,8 @@ def losses(logits: Tensor, target: Tensor, weight: Tensor | None, shard: Shard, 
     inside = live & (local >= 0) & (local < shard.count)
     local = torch.where(inside, local, 0)
     # With all of the probability spread, the kernel's loss tells the sum of the logits.
-    mean, top, scale, _ = _forward(logits, torch.where(live, local, _IGNORED), weight if smoothing else None, _IGNORED, float(smoothing > 0), 0.0, cap)
+    counted, spread = torch.where(live, local, _IGNORED), weight if smoothing else None
+    mean, top, scale, _ = _forward(logits, counted, spread, _IGNORED, float(smoothing > 0), 0.0, cap)
     acc = mean.dtype
     weights = torch.full((), float(shard.count), dtype=acc, device=mean.device) if weight is None else weight.to(acc).sum()
     exponentials = (weights / shard.count if smoothing else 1.0) / torch.where(live, scale, 1)
@@ -110,19 +111,19 @@ def losses(logits: Tensor, target: Tensor, weight: Tensor | None, shard: Shard, 
     if smoothing:
         total = weights * (top + exponentials.log()) - shard.count * mean
         numbers += [torch.where(live, total, 0), weights.expand_as(top)]
-    tops, sums, targets, shares, insides, *spread = shard.gather(torch.stack(numbers)).unbind(1)
+    tops, sums, targets, shares, insides, *totals = shard.gather(torch.stack(numbers)).unbind(1)
     highest = tops.amax(0)
     lse = highest + (sums * (tops - highest).exp()).sum(0).log()
     share = torch.where(live & (insides.sum(0) == 0), torch.nan, shares.sum(0))  # of a target that is no class
     slope = (1 - smoothing) * share
     loss = slope * (lse - targets.sum(0)) + options.z_loss * lse.square()
     if smoothing:
-        total, weights = spread[0].sum(0), spread[1].sum(0)
+        total, weights = totals[0].sum(0), totals[1].sum(0)
         loss = loss + smoothing / shard.classes * (weights * lse - total)
         slope = slope + smoothing / shard.classes * weights
     slope = slope + 2 * options.z_loss * lse
     own_share = torch.where(share.isnan(), share, own_share)
-    return Rows(torch.where(live, loss, 0), share, torch.where(live, local, _IGNORED), top, slope * (top - lse).exp(), own_share)
+    return Rows(torch.where(live, loss, 0), share, counted, top, slope * (top - lse).exp(), own_share)
 
 
 def gradient(grad: Tensor, logits: Tensor, weight: Tensor | None, kept: tuple[Tensor, ...], shard: Shard, options: Options) -> Tensor:

@@ -60,6 +60,10 @@ def judge(results: Results) -> list[dict]:
     return [asdict(target) for target in targets]
 
 
+def _not_slower(goal: str, where: str, speedup: float | None, note: str = "") -> Target:
+    return Target(goal, where, speedup and speedup * NOISE >= 1, f"{speedup:.2f}x" if speedup else note)
+
+
 def _calls(cases: list[Case]) -> Iterator[Target]:
     for case in cases:
         ours, eager = case.median(case.ours[0]) if case.ours else None, case.median("eager")
@@ -91,9 +95,7 @@ def _headlines(cases: list[Case]) -> Iterator[Target]:
         measured += f" ({fresh:.0%} of a copy into a fresh tensor)" if fresh else ""
         noise = NOISE if factor == 1 else 1  # a tie is "not slower"
         yield Target(goal, where, speedup * noise >= factor or share >= ROOF_SHARE, measured)
-        against = case.speedup(ours, "compile")
-        measured = f"{against:.2f}x" if against else case.entries["compile"].note
-        yield Target("not slower than torch.compile", where, against and against * NOISE >= 1, measured)
+        yield _not_slower("not slower than torch.compile", where, case.speedup(ours, "compile"), case.entries["compile"].note)
 
 
 def _steps(cases: list[Case]) -> Iterator[Target]:
@@ -122,7 +124,7 @@ def _without_logits(cases: list[Case]) -> Iterator[Target]:
             yield Target(goal, where, ours <= LOGITS_SHARE * eager, f"{ours / 1e6:.0f} MB against {eager / 1e6:.0f} MB")
         for name, entry in case.entries.items():
             if entry.role == "peer" and (against := case.speedup(case.ours[0], name)):
-                yield Target(f"not slower than {name}", where, against * NOISE >= 1, f"{against:.2f}x")
+                yield _not_slower(f"not slower than {name}", where, against)
 
 
 def _gpu_shares(cases: list[Case]) -> Iterator[Target]:
@@ -173,20 +175,23 @@ def _model(model: dict | None) -> Iterator[Target]:
     ours = model["variants"]["pylayers"]
     measured = f"{ours['held_out_before']:.3f} → {ours['held_out_after']:.3f}"
     yield Target("held-out loss falls", "language model", ours["held_out_after"] < ours["held_out_before"], measured)
+    both = [model["variants"].get(f"{layers}, compiled") for layers in ("pylayers", "torch.nn")]
+    if all(both):
+        ours, theirs = (one.get("tokens_per_second") for one in both)
+        note = both[0]["note"] or both[1]["note"]
+        yield _not_slower("compiled: not slower than torch.nn compiled", "language model", ours and theirs and ours / theirs, note)
 
 
 def _processes(cases: list[Case]) -> Iterator[Target]:
     for case in cases:
-        speedup = case.speedup("pylayers")
-        measured = f"{speedup:.2f}x" if speedup else case.entries["pylayers"].note
-        yield Target("not slower than torch.nn on several processes", f"language model, {case.title}", speedup and speedup * NOISE >= 1, measured)
+        where = f"language model, {case.title}"
+        yield _not_slower("not slower than torch.nn on several processes", where, case.speedup("pylayers"), case.entries["pylayers"].note)
 
 
 def _serving(cases: list[Case]) -> Iterator[Target]:
     for case in cases:
-        speedup = case.speedup("C++", "package")
-        measured = f"{speedup:.2f}x" if speedup else case.entries["C++"].note
-        yield Target("generation in C++: not slower than in Python", f"language model {case.shape}", speedup and speedup * NOISE >= 1, measured)
+        where = f"language model {case.shape}"
+        yield _not_slower("generation in C++: not slower than in Python", where, case.speedup("C++", "package"), case.entries["C++"].note)
 
 
 def _models(cases: list[Case]) -> Iterator[Target]:
@@ -197,9 +202,8 @@ def _models(cases: list[Case]) -> Iterator[Target]:
     for case in cases:
         where = f"{case.title} {case.dtype}"
         for name, rival, label in (("converted", "eager", "the original"), ("converted, compiled", "compile", "torch.compile alone")):
-            speedup = case.speedup(name, rival)
-            measured = f"{speedup:.2f}x" if speedup else case.entries[name].note or case.entries[rival].note
-            yield Target(f"{name}: not slower than {label}", where, speedup and speedup * NOISE >= 1, measured)
+            note = case.entries[name].note or case.entries[rival].note
+            yield _not_slower(f"{name}: not slower than {label}", where, case.speedup(name, rival), note)
         ours, theirs = (case.entries[name].peak_bytes for name in ("converted", "eager"))
         if ours is not None and theirs is not None:
             measured = f"{ours / 1e6:.0f} MB against {theirs / 1e6:.0f} MB"

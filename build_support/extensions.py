@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import re
+import shlex
 import subprocess
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +18,10 @@ INSTRUCTION_SETS = {
     "avx512": ("avx512f,avx512bw,avx512dq,avx512vl,fma,f16c,bmi2", 64),
 }
 # -fopenmp makes at::parallel_for parallel; libgomp itself comes with torch, so that there is only one. Most of the time to compile
-# an op is reading torch's headers: with the define, those of the operators that it names.
-FLAGS = ["-O2", "-g0", "-fopenmp", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi", "-Wno-maybe-uninitialized",
-         "-DAT_PER_OPERATOR_HEADERS"]
+# an op is reading torch's headers: with the define, those of the operators that it names. The standard is the one that torch 2.13 and
+# later ask for; torch 2.11 would choose an older one, which the precompiled header does not fit.
+FLAGS = ["-std=c++20", "-O2", "-g0", "-fopenmp", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi",
+         "-Wno-maybe-uninitialized", "-DAT_PER_OPERATOR_HEADERS"]
 # What every op includes. Compilers read it once, for all ops, where they can.
 PRELUDE = "#include <ATen/TensorOperators.h>\n#include <ATen/core/Tensor.h>\n#include <torch/library.h>\n"
 LINK = ["-Wl,-s", "-Wl,-rpath,$ORIGIN"]
@@ -119,11 +122,16 @@ def of_package(name: str, root: Path, toolkit, include: Path, library: Path):
     )
 
 
+def available_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Bytes that are free or would be: files that the system keeps in memory, such as those of packages just installed, do not count."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB$", meminfo.read_text(), re.MULTILINE) if meminfo.exists() else None
+    return int(found[1]) * 1024 if found else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def _limit_jobs() -> None:
     if "MAX_JOBS" in os.environ:
         return
-    available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    os.environ["MAX_JOBS"] = str(max(1, min(os.cpu_count() or 1, available // MEMORY_PER_JOB)))
+    os.environ["MAX_JOBS"] = str(max(1, min(os.cpu_count() or 1, available_memory() // MEMORY_PER_JOB)))
 
 
 class BuildPackage(BuildExtension):
@@ -150,10 +158,10 @@ class Build(BuildExtension):
         is not used, and one that cannot be made is not needed."""
         result = header.with_suffix(".h.gch")
         directories = [f"-I{path}" for path in (*self.compiler.include_dirs, *ops.include_dirs)]
-        flags = [*self.compiler.compiler_so[1:], *directories, *FLAGS, "-std=c++20", "-w", "-x", "c++-header"]
-        compiler = get_cxx_compiler()
+        flags = [*self.compiler.compiler_so[1:], *directories, *FLAGS, "-w", "-x", "c++-header"]
+        compiler = shlex.split(get_cxx_compiler())  # as in CXX="ccache g++"
         try:
-            subprocess.run([compiler, *flags, header, "-o", result], stderr=subprocess.DEVNULL, check=False)
+            subprocess.run([*compiler, *flags, header, "-o", result], stderr=subprocess.DEVNULL, check=False)
             yield
         finally:
             result.unlink(missing_ok=True)  # hundreds of megabytes

@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,11 +31,24 @@ def interprets_triton() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+@functools.cache
+def _interpreter_fault() -> str:
+    """Why Triton's interpreter cannot run our kernels here, or "". Before Triton 3.7 its loops take numbers out of arrays in a way
+    that NumPy 2.4 ended."""
+    try:
+        triton, numpy = version("triton"), version("numpy")
+    except PackageNotFoundError:  # a build under another name, which is newer
+        return ""
+    if [int(part) for part in triton.split(".")[:2]] < [3, 7] and [int(part) for part in numpy.split(".")[:2]] >= [2, 4]:
+        return f"the interpreter of Triton {triton} needs NumPy below 2.4, got {numpy}: pip install 'numpy<2.4'"
+    return ""
+
+
 def _triton_note() -> str:
     if find_spec("triton") is None:
         return "not installed: triton comes with the CUDA builds of torch"
     if interprets_triton():
-        return "interpreted on the CPU (TRITON_INTERPRET=1)"
+        return _interpreter_fault() or "interpreted on the CPU (TRITON_INTERPRET=1)"
     return "compiled at the first call" if torch.cuda.is_available() else "no GPU here; TRITON_INTERPRET=1 runs it on the CPU"
 
 
@@ -157,5 +171,5 @@ class _Late:
 
 
 if find_spec("triton") is not None:
-    doors.register_kernels("triton", _Late(), ["cuda", "cpu"] if interprets_triton() else ["cuda"])
+    doors.register_kernels("triton", _Late(), ["cuda", "cpu"] if interprets_triton() and not _interpreter_fault() else ["cuda"])
 _select(os.environ.get("PYLAYERS_BACKEND") or None)

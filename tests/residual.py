@@ -7,6 +7,8 @@ from torch import Tensor
 
 import pylayers
 
+FLOAT = 6  # as c10::ScalarType
+
 
 def tensors(*size: int, parameters: int, dtype=torch.float32, residual=None, device="cpu") -> tuple[Tensor, ...]:
     """Input, residual, and as many vectors by which the norm scales and shifts."""

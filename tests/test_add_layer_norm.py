@@ -137,7 +137,7 @@ def test_add_layer_norm_opcheck(grad):
     harness.passes_opcheck("add_layer_norm", x, stream, (6,), *parameters, 1e-5, None)
     harness.passes_opcheck("add_layer_norm", x.bfloat16(), stream, (8, 6))
     held = [one.detach() for one in (x, stream, *parameters)]
-    harness.passes_opcheck("add_layer_norm_forward", *held, 1, 1e-5, torch.float32, True)
+    harness.passes_opcheck("add_layer_norm_forward", *held, 1, 1e-5, residual.FLOAT, True)
     harness.passes_opcheck("add_layer_norm_backward", x, stream, x, parameters[0], torch.ones(3, 8), torch.ones(3, 8), 1, 1e-5, [True, True, True, True])
     harness.passes_opcheck("add_layer_norm_backward", x, None, x, None, torch.ones(3, 8), torch.ones(3, 8), 1, 1e-5, [False, True, False, False])
 

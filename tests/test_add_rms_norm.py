@@ -137,7 +137,7 @@ def test_add_rms_norm_opcheck(grad):
     harness.passes_opcheck("add_rms_norm", x, stream, (6,), *parameters, 1e-5, 1.0, None)
     harness.passes_opcheck("add_rms_norm", x.bfloat16(), stream, (8, 6))
     held = [one.detach() for one in (x, stream, *parameters)]
-    harness.passes_opcheck("add_rms_norm_forward", *held, 1, 1e-5, 0.0, torch.float32, True)
+    harness.passes_opcheck("add_rms_norm_forward", *held, 1, 1e-5, 0.0, residual.FLOAT, True)
     harness.passes_opcheck("add_rms_norm_backward", x, stream, x, parameters[0], torch.ones(3, 8), 1, 1e-5, 0.0, [True, True, True])
     harness.passes_opcheck("add_rms_norm_backward", x, None, x, None, torch.ones(3, 8), 1, 1e-5, 0.0, [False, True, False])
 

@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import shutil
@@ -65,6 +66,14 @@ def test_backend_errors():
     if not torch.cuda.is_available():
         with pytest.raises(RuntimeError, match="'cuda' cannot run here .*; these can: cpu"):
             pylayers.backend("cuda").__enter__()
+
+
+@pytest.mark.parametrize("triton,numpy,runs", [("3.6.0", "2.4.6", False), ("3.6.0", "2.3.5", True), ("3.10.0", "2.4.6", True)])
+def test_backends_tell_of_an_interpreter_that_does_not_fit(triton, numpy, runs, monkeypatch):
+    inside = importlib.import_module("pylayers.backends")
+    monkeypatch.setattr(inside, "version", {"triton": triton, "numpy": numpy}.get)
+    sentence = f"the interpreter of Triton {triton} needs NumPy below 2.4, got {numpy}: pip install 'numpy<2.4'"
+    assert inside._interpreter_fault.__wrapped__() == ("" if runs else sentence)
 
 
 def test_backend_that_cannot_serve_the_tensor():

@@ -32,17 +32,18 @@ Four backward_formula(const Tensor& grad, const OptionalTensor& dtotal, const Te
           mask[3] ? dbias : nothing(grad)};
 }
 
-// Outputs y, total = input + residual, and mean and rstd (without elements unless they are wanted).
+// Outputs y, total = input + residual, and mean and rstd (without elements unless they are wanted). The dtype of total is a number: as
+// a dtype it would become another one in what AOTInductor of torch 2.11 packs.
 Four allocate_forward(const Tensor& input, const Tensor&, const OptionalTensor&, const OptionalTensor&, int64_t dims, double,
-                      at::ScalarType dtype, bool save) {
+                      int64_t dtype, bool save) {
   const auto statistic = [&] {
     return save ? allocate(input, rows_shape(input, dims), accumulation_dtype(input.scalar_type())) : nothing(input);
   };
-  return {allocate_like(input), allocate(input, input.sym_sizes(), dtype), statistic(), statistic()};
+  return {allocate_like(input), allocate(input, input.sym_sizes(), static_cast<at::ScalarType>(dtype)), statistic(), statistic()};
 }
 
 Four forward(const Tensor& input, const Tensor& residual, const OptionalTensor& weight, const OptionalTensor& bias, int64_t dims,
-             double eps, at::ScalarType dtype, bool save) {
+             double eps, int64_t dtype, bool save) {
   auto outputs = allocate_forward(input, residual, weight, bias, dims, eps, dtype, save);
   auto& [y, total, mean, rstd] = outputs;
   const int64_t dim = row_length(input, dims);
@@ -98,7 +99,7 @@ const DifferentiableToSeveral kDifferentiable = {
     "pylayers::AddLayerNormBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) -> Tensors {
       auto [y, total, mean, rstd] = forward_op(inputs[0], inputs[1], inputs[2], inputs[3], extras[kDims].toInt(),
-                                               extras[kEps].toDouble(), extras[kTotalDtype].toScalarType(), true);
+                                               extras[kEps].toDouble(), extras[kTotalDtype].toInt(), true);
       saved = {total, inputs[2], mean, rstd};
       return {y, total};
     },
@@ -127,7 +128,7 @@ Pair run(const Tensor& input, const Tensor& residual, c10::SymIntArrayRef normal
     return {outputs[0], outputs[1]};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
-  auto [y, total, mean, rstd] = forward_op(input, residual, weight, bias, dims, eps, dtype, false);
+  auto [y, total, mean, rstd] = forward_op(input, residual, weight, bias, dims, eps, static_cast<int64_t>(dtype), false);
   return {y, total};
 }
 
@@ -151,7 +152,7 @@ TORCH_LIBRARY_FRAGMENT(pylayers, m) {
   op.define_public(m, "add_layer_norm(Tensor input, Tensor residual, SymInt[] normalized_shape, Tensor? weight=None, "
                       "Tensor? bias=None, float eps=1e-05, ScalarType? residual_dtype=None) -> (Tensor, Tensor)", run, autocast);
   forward_op.define_kernel(m, "add_layer_norm_forward(Tensor input, Tensor residual, Tensor? weight, Tensor? bias, int dims, float eps, "
-                              "ScalarType dtype, bool save) -> (Tensor, Tensor, Tensor, Tensor)", forward, allocate_forward);
+                              "int dtype, bool save) -> (Tensor, Tensor, Tensor, Tensor)", forward, allocate_forward);
   backward_op.define_backward(m, kOp, "add_layer_norm_backward(Tensor grad, Tensor? dtotal, Tensor total, Tensor? weight, Tensor mean, "
                                       "Tensor rstd, int dims, float eps, bool[4] mask) -> (Tensor, Tensor, Tensor, Tensor)",
                               backward, allocate_backward, backward_formula);

@@ -31,16 +31,17 @@ Three backward_formula(const Tensor& grad, const OptionalTensor& dtotal, const T
   return {mask[0] ? d.to(grad.scalar_type()) : nothing(grad), mask[1] ? d : nothing(grad), mask[2] ? dweight : nothing(grad)};
 }
 
-// Outputs y, total = input + residual, and rstd (without elements unless it is wanted).
-Three allocate_forward(const Tensor& input, const Tensor&, const OptionalTensor&, int64_t dims, double, double, at::ScalarType dtype,
+// Outputs y, total = input + residual, and rstd (without elements unless it is wanted). The dtype of total is a number: as a dtype it
+// would become another one in what AOTInductor of torch 2.11 packs.
+Three allocate_forward(const Tensor& input, const Tensor&, const OptionalTensor&, int64_t dims, double, double, int64_t dtype,
                        bool save) {
   const auto acc = accumulation_dtype(input.scalar_type());
-  return {allocate_like(input), allocate(input, input.sym_sizes(), dtype),
+  return {allocate_like(input), allocate(input, input.sym_sizes(), static_cast<at::ScalarType>(dtype)),
           save ? allocate(input, rows_shape(input, dims), acc) : nothing(input)};
 }
 
 Three forward(const Tensor& input, const Tensor& residual, const OptionalTensor& weight, int64_t dims, double eps, double offset,
-              at::ScalarType dtype, bool save) {
+              int64_t dtype, bool save) {
   auto outputs = allocate_forward(input, residual, weight, dims, eps, offset, dtype, save);
   auto& [y, total, rstd] = outputs;
   const int64_t dim = row_length(input, dims);
@@ -92,7 +93,7 @@ const DifferentiableToSeveral kDifferentiable = {
     "pylayers::AddRMSNormBackward",
     [](at::TensorList inputs, Extras& extras, Tensors& saved) -> Tensors {
       auto [y, total, rstd] = forward_op(inputs[0], inputs[1], inputs[2], extras[kDims].toInt(), extras[kEps].toDouble(),
-                                         extras[kOffset].toDouble(), extras[kTotalDtype].toScalarType(), true);
+                                         extras[kOffset].toDouble(), extras[kTotalDtype].toInt(), true);
       saved = {total, inputs[2], rstd};
       return {y, total};
     },
@@ -120,7 +121,7 @@ Pair run(const Tensor& input, const Tensor& residual, c10::SymIntArrayRef normal
     return {outputs[0], outputs[1]};
   }
   const at::AutoDispatchBelowADInplaceOrView guard;
-  auto [y, total, none] = forward_op(input, residual, weight, dims, epsilon, offset, dtype, false);
+  auto [y, total, none] = forward_op(input, residual, weight, dims, epsilon, offset, static_cast<int64_t>(dtype), false);
   return {y, total};
 }
 
@@ -143,7 +144,7 @@ TORCH_LIBRARY_FRAGMENT(pylayers, m) {
   op.define_public(m, "add_rms_norm(Tensor input, Tensor residual, SymInt[] normalized_shape, Tensor? weight=None, float? eps=None, "
                       "float offset=0.0, ScalarType? residual_dtype=None) -> (Tensor, Tensor)", run, autocast);
   forward_op.define_kernel(m, "add_rms_norm_forward(Tensor input, Tensor residual, Tensor? weight, int dims, float eps, float offset, "
-                              "ScalarType dtype, bool save) -> (Tensor, Tensor, Tensor)", forward, allocate_forward);
+                              "int dtype, bool save) -> (Tensor, Tensor, Tensor)", forward, allocate_forward);
   backward_op.define_backward(m, kOp, "add_rms_norm_backward(Tensor grad, Tensor? dtotal, Tensor total, Tensor? weight, Tensor rstd, "
                                       "int dims, float eps, float offset, bool[3] mask) -> (Tensor, Tensor, Tensor)",
                               backward, allocate_backward, backward_formula);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,8 +90,12 @@ def _seed_of_shard(seed: Tensor, like: DTensor) -> Tensor:
 
 def _whole_numbers(tensor: DTensor) -> DTensor:
     """Sums that are not added up yet cannot be masked."""
-    placements = [Replicate() if one.is_partial() else one for one in tensor.placements]
-    return tensor.redistribute(placements=placements)
+    return _moved(tensor, [Replicate() if one.is_partial() else one for one in tensor.placements])
+
+
+def _moved(tensor: DTensor, placements: Sequence[Placement]) -> DTensor:
+    """Autograd is above: torch 2.11 cannot move what wants a gradient without it."""
+    return tensor if tensor.placements == tuple(placements) else tensor.detach().redistribute(placements=placements)
 
 
 # On the seed, which autograd keeps: how the masked tensor was placed. The gradient may come in another way.
@@ -101,7 +105,7 @@ _PLACED = "_pylayers_placements"
 def _dropout_add(op: Any, arguments: tuple, named: dict) -> DTensor:
     input, residual, seed, p = arguments
     input = _whole_numbers(input)
-    residual = residual.redistribute(placements=input.placements)
+    residual = _moved(residual, input.placements)
     setattr(seed, _PLACED, input.placements)
     y = op(input.to_local(), residual.to_local(), _seed_of_shard(seed, input), p)
     return _as(input, y)
@@ -112,7 +116,7 @@ def _dropout_add_backward(op: Any, arguments: tuple, named: dict) -> DTensor:
     placements = getattr(seed, _PLACED, None)
     if placements is None:
         raise RuntimeError("dropout_add: of a DTensor under torch.compile it is not known in the backward how it was sharded: leave it out")
-    grad = grad.redistribute(placements=placements)
+    grad = _moved(grad, placements)
     return _as(grad, op(grad.to_local(), _seed_of_shard(seed, grad), p))
 
 
@@ -134,7 +138,7 @@ def _loss_arguments(tensors: tuple) -> tuple[DTensor, list[Tensor | None]]:
     input = _whole_numbers(tensors[0])
     local: list[Tensor | None] = [input.to_local()]
     for one in tensors[1:]:
-        local.append(None if one is None else one.redistribute(placements=[_broadcast(place, one, input) for place in input.placements]).to_local())
+        local.append(None if one is None else _moved(one, [_broadcast(place, one, input) for place in input.placements]).to_local())
     return input, local
 
 
@@ -164,9 +168,9 @@ def _pointwise_loss_backward(op: Any, arguments: tuple, named: dict) -> tuple[DT
     grad, *tensors, kind, reduction, mask = arguments
     input, local = _loss_arguments(tensors)
     if reduction:
-        factor = grad.redistribute(placements=[Replicate()] * input.device_mesh.ndim).to_local() / _size(input, reduction)
+        factor = _moved(grad, [Replicate()] * input.device_mesh.ndim).to_local() / _size(input, reduction)
     else:
-        factor = grad.redistribute(placements=input.placements).to_local()
+        factor = _moved(grad, input.placements).to_local()
     gradients = op(factor, *local, kind, SUM if reduction else NONE, mask)
     return tuple(_as(input, one) if wanted else DTensor.from_local(one, input.device_mesh, run_check=False)
                  for one, wanted in zip(gradients, mask, strict=True))  # fmt: skip

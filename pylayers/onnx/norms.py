@@ -43,7 +43,7 @@ def group_norm_forward(op, input, weight, bias, groups, eps, activation):
 
 def _added(op, input, residual, dtype):
     """input + residual as it is stored, and as it is computed with: what was rounded away is away in both."""
-    acc = op.acc(input)
+    acc, dtype = op.acc(input), op.dtype(dtype)
     total = op.Add(op.widen(input), op.widen(residual))
     if dtype == acc:
         return total, total

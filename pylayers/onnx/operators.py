@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from onnx_ir import DataType, Value
 
 
+# The numbers of c10::ScalarType.
+_DTYPES = {5: "FLOAT16", 6: "FLOAT", 7: "DOUBLE", 15: "BFLOAT16"}
+
+
 class Operators:
     """`op.Add(x, y)` puts a node into the graph that torch is building. Nodes are those of opset 18, in which torch's own translations
     are written; torch brings them to the opset that is asked for. Newer ones are taken where that opset has them.
@@ -31,6 +35,10 @@ class Operators:
 
         rounds = dtype is not None and dtype == self._ir.DataType.DOUBLE
         return None if self.opset < version or rounds else getattr(onnxscript, f"opset{version}")
+
+    def dtype(self, number: int) -> DataType:
+        """Of an argument of our ops."""
+        return self._ir.DataType[_DTYPES[number]]
 
     def acc(self, x: Value) -> DataType:
         """The dtype that values stored as x are computed in."""

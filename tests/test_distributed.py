@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from processes import checks
+from processes import checks, training
+from processes.worker import LACKING
 
 TESTS = Path(__file__).parent
 LIMIT = 300  # seconds: nothing here may hang
@@ -58,18 +59,24 @@ def on_two(folder, on_four):  # which saved the checkpoint that two load
     return told(folder / "two", 2, [*checks.TWO, "loads_checkpoint"])
 
 
+def assert_passed(told: str) -> None:
+    if told.startswith(LACKING):
+        pytest.skip(told.removeprefix(LACKING))
+    assert told == ""
+
+
 @pytest.mark.parametrize("name", checks.FOUR)
 def test_four_ranks(name, on_four):
-    assert on_four[name] == ""
+    assert_passed(on_four[name])
 
 
 @pytest.mark.parametrize("name", [*checks.TWO, "loads_checkpoint"])
 def test_two_ranks(name, on_two):
-    assert on_two[name] == ""
+    assert_passed(on_two[name])
 
 
 def test_a_checkpoint_of_four_ranks_is_loaded_by_one_process(folder, on_four):
-    model = checks.model()
+    model = training.model()
     state = model.state_dict()
     dcp.load(state, checkpoint_id=folder / "checkpoint", no_dist=True)
     for name, value in torch.load(folder / "whole.pt").items():

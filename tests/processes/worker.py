@@ -15,6 +15,9 @@ import torch
 import torch.distributed as dist
 
 from processes import checks
+from processes.sharded_ops import Lacking
+
+LACKING = "lacking: "
 
 
 def main(folder: Path, rank: int, ranks: int, names: list[str]) -> None:
@@ -26,8 +29,10 @@ def main(folder: Path, rank: int, ranks: int, names: list[str]) -> None:
     for name in names:
         start = time.perf_counter()
         try:
-            checks.find(name)(mesh, folder)
+            checks.CHECKS[name](mesh, folder)
             told[name] = ""
+        except Lacking as reason:
+            told[name] = f"{LACKING}{reason}"
         except Exception as error:  # noqa: BLE001 whatever it is, it is told
             told[name] = f"{type(error).__name__}: {error}"
         if rank == 0:

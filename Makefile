@@ -15,7 +15,7 @@ endif
 .PHONY: test bench check gpu-check stubs sdist wheel clean
 
 test: $(READY)
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)  # which checks every kernel before it measures it
 	$(PY) -m pylayers bench $(BENCH)

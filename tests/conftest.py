@@ -2,8 +2,11 @@ import os
 import sys
 from pathlib import Path
 
-import pytest
-import torch
+# Several test processes share the cores: threads that wait for each other by spinning make them twice as slow. Read when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 # Without a GPU, Triton kernels run in Triton's interpreter; it must be chosen before triton is imported.
 if not torch.cuda.is_available():
@@ -31,13 +34,20 @@ def _prepare_interpreter_once():
 _prepare_interpreter_once()
 
 
+# Few tests, of minutes each: begun first, so that no core is left alone with one at the end.
+LONG = ("test_triton_compile", "test_traffic", "test_mutants", "test_cpu_vectors", "test_new")
+
+
 @pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
 def pytest_collection_modifyitems(items):
-    """Triton's interpreter takes long, and float16 goes the ways of bfloat16 in it: such tests are among the slow ones."""
+    """Triton's interpreter takes long. In it float16 goes the ways of bfloat16, and float64 those of float32, which one kernel of rows
+    and one of products show: other such tests are among the slow ones."""
     for item in items if os.environ.get("TRITON_INTERPRET") == "1" else ():
         given = item.callspec.params if hasattr(item, "callspec") else {}
-        if given.get("backend") == "triton" and given.get("dtype") == torch.float16:
+        many = item.path.stem not in ("test_rms_norm", "test_linear")
+        if given.get("backend") == "triton" and given.get("dtype") in (torch.float16, torch.float64)[: 1 + many]:
             item.add_marker("slow")
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture

@@ -58,10 +58,9 @@ def model(tmp_path_factory) -> SimpleNamespace:
     with torch.no_grad():
         for one in scores.parameters():
             one.mul_(6 if one.dim() == 2 else 1)
-    with pytest.MonkeyPatch.context() as patch:  # no vectors, which are compiled to try them, and no precompiled headers
-        patch.setattr("torch._inductor.cpu_vec_isa.valid_vec_isa_list", lambda: [])
-        patch.setattr(torch._inductor.config.aot_inductor, "precompile_headers", False)
-        patch.setattr(torch._inductor.config.aot_inductor, "compile_wrapper_opt_level", "O0")
+    quick = {"aot_inductor.precompile_headers": False, "aot_inductor.compile_wrapper_opt_level": "O0"}
+    with torch._inductor.config.patch(quick), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch._inductor.cpu_vec_isa.valid_vec_isa_list", lambda: [])  # no vectors, which are compiled to try them
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         path = package.pack(scores, tmp_path_factory.mktemp("model") / "model.pt2", CONFIG.tokens)
     return SimpleNamespace(path=path, scores=scores, continued=package.continued)

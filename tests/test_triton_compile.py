@@ -13,8 +13,7 @@ import tempfile
 
 import pytest
 
-ARCHITECTURES = (80, 90, 100)
-EVERY = 90  # the architecture with every size, and both dtypes; others have one of each kernel: minutes less
+EVERY, OTHERS = 90, (80, 100)  # the architecture with every size, and both dtypes; others have one of each kernel
 DTYPES = ("bfloat16", "float32")
 UNDERSTOOD = "float64"  # no more than that Triton's frontend takes it: the machine code of a few kernels would take minutes
 SHARED_MEMORY = 99 * 1024  # of a block, on the architecture that has least
@@ -153,7 +152,7 @@ def resources(cubin):
     return {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", run.stdout)}
 
 
-def main():
+def main(architectures):
     import triton
     from pylayers.emulator.triton_compiler import Offline
     from triton.runtime.jit import JITFunction
@@ -197,17 +196,22 @@ def main():
     JITFunction.run = only_compile
     driver.architecture, dtype = EVERY, UNDERSTOOD
     launch_all(dtype, True)
-    for driver.architecture in ARCHITECTURES:
+    for driver.architecture in architectures:
         every = driver.architecture == EVERY
         for dtype in DTYPES if every else DTYPES[:1]:
             launch_all(dtype, every and dtype == DTYPES[0])
     json.dump({"kernels": report, "understood": sorted(understood)}, sys.stdout, indent=1)
 
 
+@pytest.fixture(scope="module", params=[(EVERY,), pytest.param(OTHERS, marks=pytest.mark.slow)], ids=str)
+def architectures(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def everything():
+def everything(architectures):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    run = subprocess.run([sys.executable, "-P", __file__], env=environment, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-P", __file__, *map(str, architectures)], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
@@ -222,12 +226,12 @@ def test_every_kernel_is_understood_in_float64(everything):
     assert {entry["kernel"] for entry in everything["kernels"]} == set(everything["understood"])
 
 
-def test_every_kernel_compiles_for_every_architecture(report):
+def test_every_kernel_compiles(report, architectures):
     from pylayers import triton_kernels
     kernels = collections.defaultdict(set)
     for entry in report:
         kernels[entry["kernel"]].add((entry["architecture"], entry["dtype"]))
-    everywhere = {(architecture, "bfloat16") for architecture in ARCHITECTURES} | {(EVERY, "float32")}
+    everywhere = {(architecture, dtype) for architecture in architectures for dtype in (DTYPES if architecture == EVERY else DTYPES[:1])}
     assert {kernel for kernel, places in kernels.items() if places != everywhere} == set()
     folder = os.path.dirname(triton_kernels.__file__)
     written = {f"{name[:-3]}.{kernel}" for name in os.listdir(folder) if name.endswith(".py")
@@ -261,4 +265,4 @@ def test_aligned_accesses_are_16_bytes_wide(report):
 
 
 if __name__ == "__main__":
-    main()
+    main([int(one) for one in sys.argv[1:]] or [EVERY, *OTHERS])

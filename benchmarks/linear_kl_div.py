@@ -51,7 +51,7 @@ def flops(rows: int, inner: int, classes: int) -> tuple[int, int]:
 
 BENCHMARKS = (
     Benchmark(
-        op="cross_entropy",  # whose kernels, beside the products, it runs
+        op="cross_entropy",  # whose gradient it takes, beside the products
         title="linear_kl_div",
         function=with_teacher(functional.linear_kl_div),
         reference=with_teacher(reference.linear_kl_div),

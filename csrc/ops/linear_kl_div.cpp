@@ -1,15 +1,18 @@
 // The Kullback-Leibler divergence between two linear maps' softmax, as students are taught by a teacher: neither matrix of logits exists
 // but a few rows at a time.
 //
-// With p of the teacher and q of the student, Σ p (ln p − ln q) is the cross entropy of the student's logits with p, less that of the
-// teacher's own logits. As in linear_cross_entropy the gradients are computed as the loss is, from the same logits, and lack a factor.
+// With p of the teacher and q of the student, the loss is Σ p (ln p − ln q), of differences of logarithms: two cross entropies, whose
+// difference it is as well, are rounded as the large numbers that they are. As in linear_cross_entropy the gradients, of logits that
+// are ln q already, are computed as the loss is, and lack a factor.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
+#include <ATen/ops/sum.h>
 
+#include "../pointwise_loss.h"
 #include "autograd.h"
 #include "linear_loss.h"
 #include "losses.h"
@@ -89,7 +92,7 @@ void run_chunks(const Arguments& own, const Target& target, int64_t chunk_rows, 
   const auto acc = accumulation_dtype(own.x.scalar_type());
   const int64_t size = rows_at_once(own.x, own.rows, own.classes, own.x.size(1), sums.dw.defined(), chunk_rows, /*matrices=*/3);
   Chunk student(own.x, size, own.classes, own.x.size(1)), teacher(own.teacher, size, own.classes, own.teacher.size(1));
-  Scratch probabilities(acc), memory(acc), numbers(acc);
+  Scratch logarithms(acc), memory(acc), numbers(acc);
   for (int64_t i = 0; i < pieces(own.rows, size); ++i) {
     const Range range = piece(own.rows, size, i);
     const int64_t count = range.count();
@@ -97,21 +100,20 @@ void run_chunks(const Arguments& own, const Target& target, int64_t chunk_rows, 
     teacher.take(rows_of(own.teacher, range));
     const Tensor from = teacher.logits(own.tw, own.tbias), to = student.logits(own.w, own.bias);
     if (own.temperature != 1) from.div_(own.temperature), to.div_(own.temperature);
-    const Tensor p = probabilities.block(own.x, {count, own.classes}), few = numbers.block(own.x, {6, count});
-    const auto row = [&](int64_t index) { return few.select(0, index); };
-    const Tensor entropy = row(0), cross = row(1), top = row(2), scale = row(3), share = row(4), other = row(5);
-    kernels::softmax_forward(target, output(p), input(from), 0);
-    const auto cross_entropy = [&](const Tensor& z, const Tensor& result) {
-      const auto put = [&](const Tensor& vector) { return Argument::output(vector, {count}); };
-      kernels::cross_entropy_forward(target, put(result), put(top), put(scale), put(share), input(z), Argument(), input(p), Argument(), -100, 0, 0, 0);
-    };
-    cross_entropy(from, entropy);
-    cross_entropy(to, cross);
-    if (loss.defined()) loss.narrow(0, range.first, count).copy_((cross - entropy) * (own.temperature * own.temperature));
+    const Tensor p = logarithms.block(own.x, {count, own.classes}), &q = from;  // ln p, ln q
+    kernels::softmax_forward(target, output(p), input(from), 1);
+    kernels::softmax_forward(target, output(q), input(to), 1);
+    if (loss.defined()) {
+      kernels::pointwise_loss_forward(target, output(to), Argument(), input(q), input(p), Argument(), Argument(),
+                                      static_cast<int64_t>(PointwiseLoss::log_probabilities), 1);
+      Tensor of_rows = loss.narrow(0, range.first, count);
+      at::sum_out(of_rows, to, {-1}).mul_(own.temperature * own.temperature);
+    }
     if (!sums.any()) continue;
-    other.copy_((grad.numel() == 1 ? grad : grad.narrow(0, range.first, count)) * own.temperature);
-    kernels::cross_entropy_backward(target, output(to), vector(other), input(to), Argument(), input(p), Argument(), vector(top), vector(scale),
-                                    vector(share), -100, 0, 0);
+    const Tensor few = numbers.block(own.x, {3, count}), factor = few.select(0, 0), top = few.select(0, 1).zero_(), scale = few.select(0, 2).fill_(1);
+    factor.copy_((grad.numel() == 1 ? grad : grad.narrow(0, range.first, count)) * own.temperature);
+    kernels::cross_entropy_backward(target, output(to), vector(factor), input(q), Argument(), input(p.exp_()), Argument(), vector(top),
+                                    vector(scale), vector(scale), -100, 0, 0);
     const Tensor dx = sums.rows(range, memory);
     sums.add(student, to, own.w, 0, dx, i == 0);
     sums.take(range, dx);

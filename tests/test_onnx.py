@@ -119,6 +119,34 @@ def test_export_language_model(tmp_path):
         assert_same(zip(run(tmp_path / "model.onnx", [tokens]), [model(tokens).detach()], strict=True))
 
 
+class SpeltOut(nn.Module):
+    """A rotation in operators of torch, as other packages have it: of halves, by tables of one sequence for all."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = pylayers.RMSNorm(8)
+        self.register_buffer("speed", 10000 ** (-torch.arange(0, 8, 2) / 8.0))
+
+    def forward(self, x):
+        angle = torch.arange(x.shape[2])[None, :, None] * self.speed
+        angle = torch.cat((angle, angle), -1)
+        cos, sin = angle.cos().unsqueeze(1), angle.sin().unsqueeze(1)
+        half = self.norm(x)
+        return half * cos + torch.cat((-half[..., 4:], half[..., :4]), -1) * sin
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_export_of_rotations_that_are_spelt_out(opset, tmp_path):
+    """torch makes RotaryEmbedding of them in opset 23, whose tables have as many sequences as x."""
+    model, free = SpeltOut().eval(), torch.export.Dim.DYNAMIC
+    pylayers.onnx.export(model, (normal(2, 3, 5, 8),), tmp_path / "model.onnx", opset=opset, dynamic_shapes=({0: free, 2: free},))
+    kinds = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    assert ("RotaryEmbedding" in kinds) == (opset == 23)
+    for sizes in ((2, 3, 5, 8), (4, 3, 7, 8)):
+        x = normal(*sizes)
+        assert_same(zip(run(tmp_path / "model.onnx", [x]), [model(x).detach()], strict=True), times=4)
+
+
 def test_export_of_a_program(tmp_path):
     """A .pt2 file goes on to ONNX; in inference mode, too."""
     x = normal(3, 4)

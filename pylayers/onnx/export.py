@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from .rotary import widen_tables
 from .table import check_opset, check_packages, translations
 
 # What dropout_add in training mode draws its seed with, and what fills tensors.
@@ -69,6 +70,7 @@ def export(
         if any(name in str(reason) for reason in _reasons(error) for name in _DRAWS):
             raise ValueError(f"export: {_RANDOM}") from error
         raise
+    widen_tables(program.model.graph)
     _save(program, file)
     return program
 

@@ -1,4 +1,11 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from .operators import static
+
+if TYPE_CHECKING:
+    from onnx_ir import Graph
 
 
 def rotary_rotate(op, q, k, cos, sin, positions, interleaved, heads_first, inverse):
@@ -60,3 +67,21 @@ def _part(op, x, index, half, interleaved):
 
 def _tokens(op, x, heads_first):
     return op.Shape(x, start=2, end=3) if heads_first else op.Shape(x, start=1, end=2)
+
+
+def widen_tables(graph: Graph) -> None:
+    """torch's optimizer makes RotaryEmbedding of rotations that were spelt out, and leaves it a table of one sequence where there are
+    several, which the operator does not take."""
+    import onnx_ir
+
+    for node in [one for one in graph if one.op_type == "RotaryEmbedding" and one.inputs[3:] in ((), (None,))]:
+        x, *tables = node.inputs[:3]
+        if any((maker := table.producer()) is not None and maker.op_type == "Expand" for table in tables):
+            continue
+        batch = onnx_ir.node("Shape", [x], {"start": 0, "end": 1})
+        rest = onnx_ir.node("Shape", [tables[0]], {"start": 1})
+        to = onnx_ir.node("Concat", [*batch.outputs, *rest.outputs], {"axis": 0})
+        wide = [onnx_ir.node("Expand", [table, *to.outputs]) for table in tables]
+        graph.insert_before(node, [batch, rest, to, *wide])
+        for index, one in enumerate(wide, 1):
+            node.replace_input_with(index, one.outputs[0])

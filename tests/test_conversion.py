@@ -9,7 +9,7 @@ from torch import nn
 import pylayers
 
 pytest.importorskip("transformers")
-pytest.importorskip("timm")
+timm = pytest.importorskip("timm")
 from pylayers.benchmarks.models import TINY, made  # noqa: E402
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.usefixtures("one_thread")]
@@ -263,6 +263,16 @@ def test_compile():
         warnings.simplefilter("ignore")
         found = torch.compile(model, fullgraph=True)(**inputs).loss
     torch.testing.assert_close(found, expected)
+
+
+def test_trace(tmp_path):
+    """TorchScript writes the names of classes; what is printed names ours beside them."""
+    model, images = timm.create_model("vit_tiny_patch16_224", img_size=16, patch_size=8, depth=1).eval(), torch.randn(2, 3, 16, 16)
+    expected = model(images)
+    pylayers.convert(model)
+    assert "MLP[Mlp](" in repr(model) and type(model.blocks[0].mlp).__name__ == "Mlp"
+    torch.jit.trace(model, images, check_trace=False).save(tmp_path / "model.pt")
+    torch.testing.assert_close(torch.jit.load(tmp_path / "model.pt")(images), expected, rtol=1e-4, atol=1e-4)
 
 
 def factory(width=8):

@@ -18,10 +18,15 @@ _INNER = "_old_forward"  # where accelerate keeps the forward behind its hooks
 
 
 class Converted:
-    """Of modules that were converted. `original` is the class that the module had."""
+    """Of modules that were converted. `original` is the class that the module had; its name stays, as TorchScript and those who wrap
+    modules by the names of their classes want it. `printed` says both."""
 
     original: ClassVar[type[nn.Module]]
     ours: ClassVar[type]
+    printed: ClassVar[str]
+
+    def _get_name(self) -> str:
+        return type(self).printed
 
     def __reduce_ex__(self, protocol: int) -> tuple:
         ours = type(self).ours
@@ -32,10 +37,16 @@ class Converted:
 @lru_cache(maxsize=None)
 def converted_class(ours: type, original: type[nn.Module]) -> type:
     """`original` with the forward of `ours`."""
-    name = f"{original.__name__}" if ours.__name__ == original.__name__ else f"{ours.__name__}[{original.__name__}]"
-    # The forward is named here once more for classes that wrap those of their subclasses, as gradient checkpointing does.
-    body = {"original": original, "ours": ours, "forward": ours.forward, "__module__": original.__module__, "__doc__": original.__doc__}
-    return type(name, (ours, Converted, original), body)
+    was = original.printed if issubclass(original, Converted) else original.__name__
+    body = {
+        "original": original,
+        "ours": ours,
+        "printed": was if ours.__name__ == original.__name__ else f"{ours.__name__}[{was}]",
+        "forward": ours.forward,  # once more for classes that wrap those of their subclasses, as gradient checkpointing does
+        "__module__": original.__module__,
+        "__doc__": original.__doc__,
+    }
+    return type(original.__name__, (ours, Converted, original), body)
 
 
 def _itself(ours: type) -> type:

@@ -184,14 +184,21 @@ def fsdp_from_meta(mesh: DeviceMesh, folder: Path) -> None:
             raise AssertionError(f"{name}: {found}")
 
 
+def tied(one: LanguageModel) -> LanguageModel:
+    one.loss.linear.weight = one.embedding.weight
+    return one
+
+
+@check(TWO)
+def ties_under_tensor_parallel(mesh: DeviceMesh, folder: Path) -> None:
+    """Tied once more, as each style gives its module a parameter of its own."""
+    expected, one = trained(tied(model())), tensor_parallel(tied(model()), mesh, CONFIG)
+    equal(torch.tensor(trained(tied(one))), torch.tensor(expected), rtol=1e-7, atol=1e-9)
+
+
 @check(TWO)
 def ties_under_fsdp(mesh: DeviceMesh, folder: Path) -> None:
-    def tied() -> LanguageModel:
-        one = model()
-        one.loss.linear.weight = one.embedding.weight
-        return one
-
-    alone, one = tied(), sharded(tied(), mesh)
+    alone, one = tied(model()), sharded(tied(model()), mesh)
     if one.loss.linear.weight is not one.embedding.weight:
         raise AssertionError("the tie is lost")
     expected, found = trained(alone), torch.tensor(trained(one, rows(mesh)), dtype=torch.float64)

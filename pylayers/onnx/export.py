@@ -29,7 +29,8 @@ def export(
 ) -> torch.onnx.ONNXProgram:
     r"""Writes a model with layers of this package as an ONNX file of standard operators alone.
 
-    It is `torch.onnx.export` with the translations of our ops. The file takes the name `path` when it is whole; until then, and where
+    It is `torch.onnx.export` with the translations of our ops; rotations that its optimizer puts together in opset 23 get tables of as
+    many sequences as they turn, which it leaves out. The file takes the name `path` when it is whole; until then, and where
     something raises, what was there stays. Weights of more than 2 GB go to a second file beside it, `path` and ".data".
 
     Args:

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import harness
 import pytest
 import torch
@@ -76,6 +80,71 @@ def test_linear_scale_of_one_is_the_product_alone():
     x, weight, bias = (one.requires_grad_() for one in tensors(4, 12, 10))
     for scale in (1, 1.0):
         assert functional.linear(x, weight, bias, scale=scale).grad_fn.name() == "AddmmBackward0"
+
+
+# [rows, inner, dim] that are worth a product of our own where the library's is slow: every kind of edge, and sums of several parts.
+LARGE = [(530, 130, 250), (1100, 130, 130), (256, 1100, 64), (97, 2049, 257), (97, 256, 2100)]
+on_the_cpu = pytest.mark.parametrize("backend", ["cpu"])
+
+
+@on_the_cpu
+@pytest.mark.parametrize("size", LARGE, ids=str)
+@pytest.mark.parametrize("activation", [None, "gelu"])
+def test_linear_large(backend, activation, size):
+    ours, exact = (with_activation(call, activation) for call in (functional.linear, reference.linear))
+    for bias in (True, False):
+        harness.matches_float64(ours, exact, tensors(*size, bias), backend)
+
+
+@on_the_cpu
+@every_layout
+def test_linear_large_strides(backend, layout):
+    x, weight, bias = tensors(*LARGE[0])
+    harness.matches_float64(functional.linear, reference.linear, (layout(x), weight, bias), backend)
+    harness.matches_float64(functional.linear, reference.linear, (x, layout(weight), bias), backend)
+    grad = layout(normal(LARGE[0][0], LARGE[0][2]))
+    weighed = (lambda *of, call=call: call(*of) * grad.to(of[0].dtype) for call in (functional.linear, reference.linear))
+    harness.matches_float64(*weighed, (x, weight, bias), backend)
+
+
+def test_linear_large_compiles():
+    harness.compiles(functional.linear, tensors(*LARGE[0]))
+
+
+@on_the_cpu
+def test_linear_large_in_columns_of_others(backend):
+    x, weight = tensors(*LARGE[0], bias=False)
+    ours, exact = (lambda x, *weights, call=call: call(x, weights) for call in (functional.parallel_linear, reference.parallel_linear))
+    harness.matches_float64(ours, exact, (x, weight, weight[:99].clone()), backend)
+
+
+@pytest.mark.skipif("PYLAYERS_OWN_PRODUCTS" in os.environ, reason="the process that it starts")
+@pytest.mark.parametrize("own,capability", [("0", "best"), ("1", "best"), ("1", "avx2"), ("1", "baseline")])
+def test_linear_large_products_of_either_kind(own, capability):
+    """Whatever this processor prefers."""
+    environment = os.environ | {"PYLAYERS_OWN_PRODUCTS": own}
+    if capability != "best":
+        environment["PYLAYERS_CPU_CAPABILITY"] = capability
+    tests = [f"{__file__}::test_linear_large{which}" for which in ("", "_strides", "_in_columns_of_others", "_node", "_threads")]
+    run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", *tests], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+@pytest.mark.skipif("PYLAYERS_OWN_PRODUCTS" not in os.environ, reason="without a choice it is the processor's")
+def test_linear_large_node():
+    own = os.environ["PYLAYERS_OWN_PRODUCTS"] == "1"
+    name = functional.linear(*(one.requires_grad_() for one in tensors(*LARGE[0]))).grad_fn.name()
+    assert name == ("pylayers::LinearBackward" if own else "AddmmBackward0")
+
+
+@pytest.mark.skipif(os.environ.get("PYLAYERS_OWN_PRODUCTS") != "1", reason="a promise of our own product alone")
+def test_linear_large_threads():
+    of_threads = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        of_threads.append([functional.linear(*tensors(*size)) for size in LARGE])
+    for others in of_threads[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(of_threads[0], others, strict=True))
 
 
 @every_backend

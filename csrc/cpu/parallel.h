@@ -18,6 +18,8 @@ inline void parallel_for(int64_t count, int64_t grain, const Body& body) {
       &body);
 }
 
+PYLAYERS_API int64_t threads();  // that parallel_for may take
+
 inline constexpr int64_t kGrain = 32768;  // elements that are worth a thread
 
 // Outputs of this size are not in the caches when their reader comes: they are better written past them.

@@ -1,7 +1,8 @@
 // Every pair (a, b) of the rotated features of a head becomes (a · c − b · s, b · c + a · s); the other features are copied.
 //
 // A thread takes a few tokens of a batch, and their heads in the order in which they lie in memory. Each number of q and k is
-// read and written once. Interleaved pairs stay in their vector: x · (c, c, …) + swapped(x) · (−s, s, …).
+// read and written once. Interleaved pairs stay in their vector: x · (c, c, …) + swapped(x) · (−s, s, …). Halves of a few whole
+// vectors have their c and s loaded once for all heads of a token.
 #include "rows.h"
 
 namespace pylayers::cpu::PYLAYERS_ISA {
@@ -53,11 +54,13 @@ auto row_at(const View& x, int64_t batch, int64_t token, int64_t head) {
   return batch * x.stride[0] + token * x.stride[1] + head * x.stride[2];
 }
 
+bool tokens_lie_first(const Output& y) { return y.stride[1] >= y.stride[2]; }
+
 // body(token, head) in the order in which the rows of y lie.
 template <class Body>
 void for_rows(const Output& y, const Tile& tile, const Body& body) {
   const int64_t heads = y.size[2];
-  if (y.stride[1] >= y.stride[2]) {
+  if (tokens_lie_first(y)) {
     for (int64_t token = tile.first; token < tile.last; ++token)
       for (int64_t head = 0; head < heads; ++head) body(token, head);
   } else {
@@ -113,7 +116,13 @@ class Rotation {
 
   template <class Streamed>
   void rotate_halves(const Output& y, const Input& x, const Tile& tile, Streamed streamed) const {
+    constexpr int64_t lanes = kLanes<acc_t>;
     const int64_t half = this->half();
+    if (tokens_lie_first(y)) {
+      if (half == lanes) return rotate_tokens<1>(y, x, tile, streamed);
+      if (half == 2 * lanes) return rotate_tokens<2>(y, x, tile, streamed);
+      if (half == 4 * lanes) return rotate_tokens<4>(y, x, tile, streamed);
+    }
     for_rows(y, tile, [&](int64_t token, int64_t head) {
       const acc_t *cos = row_of(cos_, tile.batch, token), *sin = row_of(sin_, tile.batch, token);
       const scalar_t* in = from(x, tile.batch, token, head);
@@ -125,6 +134,27 @@ class Rotation {
         put(out + half + col, b * c + a * s, count, streamed);
       });
     });
+  }
+
+  // Where half is so many vectors.
+  template <int vectors, class Streamed>
+  void rotate_tokens(const Output& y, const Input& x, const Tile& tile, Streamed streamed) const {
+    constexpr int64_t lanes = kLanes<acc_t>, half = vectors * lanes;
+    for (int64_t token = tile.first; token < tile.last; ++token) {
+      const acc_t *cos = row_of(cos_, tile.batch, token), *sin = row_of(sin_, tile.batch, token);
+      Vector<acc_t> c[vectors], s[vectors];
+      for (int i = 0; i < vectors; ++i) c[i] = load(cos + i * lanes), s[i] = load(sin + i * lanes) * sign_;
+      const scalar_t* in = from(x, tile.batch, token, 0);
+      scalar_t* out = to(y, tile.batch, token, 0);
+      for (int64_t head = 0; head < y.size[2]; ++head, in += x.stride[2], out += y.stride[2]) {
+#pragma GCC unroll 4
+        for (int i = 0; i < vectors; ++i) {
+          const auto a = load(in + i * lanes), b = load(in + half + i * lanes);
+          put(out + i * lanes, a * c[i] - b * s[i], Whole(), streamed);
+          put(out + half + i * lanes, b * c[i] + a * s[i], Whole(), streamed);
+        }
+      }
+    }
   }
 
   template <class Streamed>

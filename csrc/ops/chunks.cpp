@@ -1,7 +1,8 @@
 #include "chunks.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
+
+#include "product.h"
 
 namespace pylayers {
 namespace {
@@ -50,8 +51,8 @@ Tensor Chunk::logits(const Tensor& w, const Tensor& bias) {
   for_blocks(w, [&](Range range, const Tensor& own) {
     Tensor to = columns_of(all, range);
     if (mixes_) at::mm_out(to, x_, own.t(), acc_);
-    else if (!bias.defined()) at::mm_out(to, x_, own.t());
-    else at::addmm_out(to, bias.narrow(0, range.first, range.count()), x_, own.t());
+    else if (!bias.defined()) multiply_to(to, x_, own.t());
+    else multiply_to(to, x_, own.t(), 1, /*beta=*/1, bias.narrow(0, range.first, range.count()));
     if (mixes_ && bias.defined()) to.add_(bias);
   });
   return all;
@@ -75,10 +76,8 @@ void Chunk::add_gradients(const Tensor& d, const Tensor& w, const Tensor& dx, bo
   }
   for_blocks(w, [&](Range range, const Tensor& own) {
     const Tensor columns = columns_of(d, range);
-    if (Tensor to = dx; to.defined()) at::addmm_out(to, to, columns, own, /*beta=*/first_of_dx && range.first == 0 ? 0 : 1);
-    if (!dw.defined()) return;
-    Tensor to = rows_of(dw, range);
-    at::addmm_out(to, to, columns.t(), x_, /*beta=*/first_of_dw ? 0 : 1);
+    if (dx.defined()) multiply_to(dx, columns, own, 1, /*beta=*/first_of_dx && range.first == 0 ? 0 : 1);
+    if (dw.defined()) multiply_to(rows_of(dw, range), columns.t(), x_, 1, /*beta=*/first_of_dw ? 0 : 1);
   });
 }
 

@@ -162,7 +162,7 @@ Tensor run(const Tensor& input, const Tensor& weight, const OptionalTensor& bias
   if (needs_formula(kOp, {&input, &weight, &value(bias)}) || scale == 0) return formula(input, weight, bias, scale, kind);
   // Without activation the library's product with its own epilogue is the whole op.
   const bool fused = !input.is_meta() && kernels::linear_forward.has(registry::target(kOp, input));
-  if (kind == Activation::none && scale == 1 && !fused && !converts(input)) return at::linear(input, weight, bias);
+  if (kind == Activation::none && scale == 1 && !fused && !multiplies_faster(input, weight)) return at::linear(input, weight, bias);
   const auto number = static_cast<int64_t>(kind);
   if (needs_gradient({&input, &weight, &value(bias)})) {
     const bool one_node = fused || kind == Activation::none || derivative_from_output(kind);

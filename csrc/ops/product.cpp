@@ -5,11 +5,43 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 
+#include <cstdlib>
+#include <string_view>
+
 #include "../activation.h"
 #include "blocks.h"
 
 namespace pylayers {
 namespace {
+
+constexpr int64_t kLeast = 1 << 24;  // multiplications of float32 that are worth our own product
+
+// MKL leaves the AVX-512 instructions of AMD's processors unused.
+bool library_is_slow(const Tensor& like) {
+  static const bool slow = [] {
+    if (const char* asked = std::getenv("PYLAYERS_OWN_PRODUCTS")) return std::string_view(asked) == "1";
+#if defined(__x86_64__)
+    return __builtin_cpu_is("amd") && registry::cpu_capability() == "avx512";
+#else
+    return false;
+#endif
+  }();
+  return slow && like.is_cpu() && like.scalar_type() == at::kFloat;
+}
+
+// For few rows, copying b takes too much of the time.
+bool worth_own_product(const Tensor& out, const Tensor& a) {
+  return library_is_slow(out) && has_cpu_memory(out) && out.stride(1) == 1 && out.size(0) >= 96 && out.size(1) >= 32 &&
+         out.numel() * a.size(1) >= kLeast && kernels::multiply.has(registry::target("linear", out));
+}
+
+// added: undefined for none, else of the sizes of out.
+void multiply_ourselves(const Tensor& out, const Tensor& added, const Tensor& a, const Tensor& b) {
+  constexpr int64_t least = 1 << 16, most = 1 << 19;  // numbers of b at a time: 2 MB
+  const Tensor panels = allocate(out, {std::clamp(2 * b.numel(), least, most)}, out.scalar_type());
+  kernels::multiply(registry::target("linear", out), Argument::output(out, out.sizes(), out.strides()),
+                    Argument::output(panels, panels.sizes()), added.defined() ? matrix(added) : Argument(), matrix(a), matrix(b));
+}
 
 // A block of a matrix as it is computed with, lying as it does.
 Tensor load(Scratch& scratch, const Tensor& block) { return block.stride(0) == 1 ? scratch.load(block.t()).t() : scratch.load(block); }
@@ -51,6 +83,12 @@ bool converts(const Tensor& like) {
 #endif
 }
 
+bool multiplies_faster(const Tensor& input, const Tensor& weight) {
+  if (converts(input) || !library_is_slow(input)) return converts(input);
+  const auto multiplications = (input.sym_numel() * weight.sym_size(0)).maybe_as_int();
+  return !multiplications || *multiplications >= kLeast;
+}
+
 Tensor flat(const Tensor& tensor) {
   // Sizes are given in full: -1 is ambiguous for empty tensors.
   const auto leading = tensor.sym_sizes().slice(0, tensor.dim() - 1);
@@ -70,6 +108,8 @@ void multiply_to(const Tensor& out, const Tensor& a, const Tensor& b, double alp
     at::addmv_out(row, other.expand_as(out).select(0, 0), b.t(), a.select(0, 0), beta, alpha);
   } else if (narrow && converts(out) && worth_converting(a, b)) {
     multiply_converted(out, a, b, alpha, beta, other.expand_as(out));
+  } else if (alpha == 1 && (beta == 0 || beta == 1) && worth_own_product(out, a)) {
+    multiply_ourselves(out, beta != 0 ? other.expand_as(out) : Tensor(), a, b);
   } else {
     plain ? at::mm_out(to, a, b) : at::addmm_out(to, other, a, b, beta, alpha);
   }

@@ -22,6 +22,10 @@ def linear(
     The backward takes the activation's gradient and the bias gradient in one pass. The output may be edited in place afterwards:
     what the backward needs is not lost by it.
 
+    On AMD's processors with AVX-512, whose instructions MKL leaves unused, large products of float32 have a kernel of their own: 1.0 to
+    1.4 times as fast as MKL's, with the same bits for any number of threads. PYLAYERS_OWN_PRODUCTS=0 in the environment leaves them to
+    MKL, 1 takes the kernel everywhere.
+
     Args:
         input: any number of leading dimensions.
         weight: (out_features, in_features).

@@ -69,7 +69,7 @@ def mutants(kind: str | None = None, only: str = "") -> Iterator[Mutant]:
 
 def _environment(folder: Path) -> dict[str, str]:
     chosen = {"PYLAYERS_SOURCES": str(folder), "PYLAYERS_CACHE": str(folder.parent / "cache")}
-    return {**os.environ, **chosen, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1"}
+    return {**os.environ, **chosen, "TRITON_INTERPRET": "0", "OMP_NUM_THREADS": "1", "PYLAYERS_OWN_PRODUCTS": "1"}
 
 
 def run(mutant: Mutant, work: Path) -> Result:

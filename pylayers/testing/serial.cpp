@@ -11,6 +11,8 @@ void run_parallel(int64_t count, int64_t grain, void (*body)(const void*, int64_
     body(context, begin, begin + grain < count ? begin + grain : count);
 }
 
+int64_t threads() { return 2; }
+
 bool larger_than_caches(int64_t bytes) { return bytes > 4 << 20; }
 
 }  // namespace pylayers::cpu

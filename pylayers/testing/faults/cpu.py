@@ -12,6 +12,7 @@ _softmax = partial(Fault, "softmax", "csrc/cpu/softmax.cpp")
 _normaliser = partial(Fault, "softmax", "csrc/cpu/softmax.h")
 _softmax_columns = partial(Fault, "softmax", "csrc/cpu/softmax_columns.cpp")
 _linear = partial(Fault, "linear", "csrc/cpu/linear.cpp")
+_product = partial(Fault, "linear", "csrc/cpu/linear_product.cpp")
 _fourier = partial(Fault, "leading_fourier", "csrc/cpu/leading_fourier.cpp")
 _bilinear = partial(Fault, "bilinear", "csrc/cpu/bilinear.cpp")
 _reduction = partial(Fault, "tensor_reduction", "csrc/cpu/tensor_reduction.cpp")
@@ -143,6 +144,14 @@ FAULTS = (
         "lanes are left out of a sum",
     ),
     # Linear
+    _product("(part ? y : added)", "added", "only the last part of a sum is kept"),
+    _product("(part ? y : added).from(row, panel * kWidth)", "(part ? y : added).from(row, 0)", "what is added to the first columns is added to all"),
+    _product("exchanged<by, false>(one, other", "exchanged<by, true>(one, other", "a square is not transposed"),
+    _product("place((part - first) * (right - left) + panel - left)", "place(panel - left)", "the panels of the first part for all"),
+    _product("a.row == 1 ? multiply<ByColumns>", "a.row != 1 ? multiply<ByColumns>", "rows are copied as columns"),
+    _product("left += wide", "left += all", "columns behind the first panels are left out"),
+    _product("first += deep", "first += parts()", "parts behind the first ones are left out"),
+    _product("*b.at(k, n);", "*b.at(k, 0);", "one column of b for all, behind whole squares"),
     _linear("load(b + begin + col, count)", "load(b + col, count)", "the bias of the first columns, in long rows"),
     _linear("if (b && !derivative_from_output(activation)) x +=", "if (b) x +=", "the bias is added to a saved output"),
     _linear(
@@ -247,6 +256,9 @@ FAULTS = (
     _reduction("load(total + i + col, n) + value", "load(total + i, n) + value", "the first sums are added to the others"),
     # Rotary
     _rotary("put(out + col, a * c - b * s,", "put(out + col, a * c + b * s,", "halves turn the other way"),
+    _rotary("put(out + i * lanes, a * c[i] - b * s[i],", "put(out + i * lanes, a * c[i] + b * s[i],", "whole vectors turn the other way"),
+    _rotary("in += x.stride[2], out", "in += y.stride[2], out", "heads of a strided tensor are read where a contiguous one has them"),
+    _rotary("s[i] = load(sin + i * lanes)", "s[i] = load(sin)", "the first vector of sines for all"),
     _rotary("sign_(inverse ? -1 : 1)", "sign_(1)", "the gradient is not turned back"),
     _rotary("bit_cast<Floats>(pairs << 32 | pairs >> 32)", "bit_cast<Floats>(pairs)", "pairs are not swapped"),
     _rotary("result[i] = v[i ^ 1];", "result[i] = v[i];", "pairs are not swapped in float64"),
@@ -262,7 +274,7 @@ FAULTS = (
     _rotary("if (k) rotation.rotate(k_out", "if (k && i > 0) rotation.rotate(k_out", "the first keys are never written"),
     _rotary("std::min(first + kTokens, tokens)};", "first + kTokens};", "tokens behind the last"),
     _rotary(
-        "if (y.stride[1] >= y.stride[2]) {", "if (true) {", "rows are taken in another order than they lie in",
+        "return y.stride[1] >= y.stride[2];", "return true;", "rows are taken in another order than they lie in",
         equivalent="the order is for the caches",
     ),
 )

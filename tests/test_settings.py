@@ -154,12 +154,22 @@ def test_tables_of_inference_serve_training(scaling):
     torch.testing.assert_close(leaf.grad, 2 * q)  # a rotation
 
 
+@pytest.fixture
+def eager_threads():
+    """They take turns after a microsecond, not after five thousand."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("eager_threads")
 def test_tables_that_threads_make_longer():
     lengths = [5, 9, 17, 33, 65, 129, 200, 6]
     whole = pylayers.RotaryEmbedding(8, 256)
     q = {length: normal(1, length, 2, 8) for length in lengths}
     expected = {length: whole(one, one)[0] for length, one in q.items()}
-    for _ in range(5):
+    for _ in range(50):
         layer = pylayers.RotaryEmbedding(8, 4)
         with settings.ThreadPoolExecutor(len(lengths)) as pool:
             found = list(pool.map(lambda one: layer(one, one)[0], q.values(), timeout=60))  # noqa: B023

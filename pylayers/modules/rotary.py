@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from .. import functional
 from ..reference.dtypes import accumulation_dtype
 from .rotary_frequencies import Frequencies
+
+_TABLES_CHANGE = threading.RLock()  # one for all layers: a lock of its own could not be pickled
 
 
 class RotaryEmbedding(nn.Module):
@@ -104,11 +107,12 @@ class RotaryEmbedding(nn.Module):
 
     def reserve(self, length: int) -> None:
         """Makes the tables at least `length` rows long, and never shorter."""
-        if length <= self.cos.shape[0]:
-            return
-        if self.cos.is_cuda:
-            self._outgrown.append((self.cos, self.sin))
-        self._make(max(length, 2 * self.cos.shape[0]), self.cos.device, self.cos.dtype)
+        with _TABLES_CHANGE:
+            if length <= self.cos.shape[0]:
+                return
+            if self.cos.is_cuda:
+                self._outgrown.append((self.cos, self.sin))
+            self._make(max(length, 2 * self.cos.shape[0]), self.cos.device, self.cos.dtype)
 
     def forward(self, q: Tensor, k: Tensor, positions: Tensor | None = None, *, length: int | None = None) -> tuple[Tensor, Tensor]:
         tokens = self._tokens(q)
@@ -131,16 +135,19 @@ class RotaryEmbedding(nn.Module):
 
     def _tables(self, length: int) -> tuple[Tensor, Tensor]:
         """Of at least so many rows."""
-        dtype = accumulation_dtype(self.cos.dtype)
-        if length <= self.cos.shape[0] and self.cos.dtype == dtype:
-            return self.cos, self.sin
-        if torch.compiler.is_compiling() or (self.cos.is_cuda and torch.cuda.is_current_stream_capturing()):
-            rows = torch.arange(max(length, self.cos.shape[0]), device=self.cos.device)
+        cos, sin = self.cos, self.sin
+        dtype = accumulation_dtype(cos.dtype)
+        # Of two lengths: another thread is about to make them longer.
+        if length <= cos.shape[0] == sin.shape[0] and cos.dtype == dtype:
+            return cos, sin
+        if torch.compiler.is_compiling() or (cos.is_cuda and torch.cuda.is_current_stream_capturing()):
+            rows = torch.arange(max(length, cos.shape[0]), device=cos.device)
             return self.frequencies.tables(rows, dtype)
-        if self.cos.dtype != dtype:  # cast by somebody who does not call .to()
-            self.reset_parameters()
-        self.reserve(length)
-        return self.cos, self.sin
+        with _TABLES_CHANGE:
+            if self.cos.dtype != dtype:  # cast by somebody who does not call .to()
+                self.reset_parameters()
+            self.reserve(length)
+            return self.cos, self.sin
 
     def _apply(self, fn, recurse=True):
         before = self.cos

@@ -125,7 +125,7 @@ def test_linear_large_products_of_either_kind(own, capability):
     environment = os.environ | {"PYLAYERS_OWN_PRODUCTS": own}
     if capability != "best":
         environment["PYLAYERS_CPU_CAPABILITY"] = capability
-    tests = [f"{__file__}::test_linear_large{which}" for which in ("", "_strides", "_in_columns_of_others", "_node", "_threads")]
+    tests = [f"{__file__}::test_linear_large{which}" for which in ("", "_strides", "_in_columns_of_others", "_node", "_in_fewer_digits", "_threads")]
     run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", *tests], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -135,6 +135,17 @@ def test_linear_large_node():
     own = os.environ["PYLAYERS_OWN_PRODUCTS"] == "1"
     name = functional.linear(*(one.requires_grad_() for one in tensors(*LARGE[0]))).grad_fn.name()
     assert name == ("pylayers::LinearBackward" if own else "AddmmBackward0")
+
+
+@pytest.mark.skipif(os.environ.get("PYLAYERS_OWN_PRODUCTS") != "1", reason="the library's has no other")
+def test_linear_large_in_fewer_digits():
+    """Who asks oneDNN for bfloat16 within products of float32 gets it, as from torch.nn.Linear."""
+    inputs = tensors(*LARGE[0])
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(functional.linear(*inputs), torch.nn.functional.linear(*inputs))
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.mark.skipif(os.environ.get("PYLAYERS_OWN_PRODUCTS") != "1", reason="a promise of our own product alone")

@@ -176,6 +176,27 @@ def test_tables_that_threads_make_longer():
         assert all(torch.equal(*pair) for pair in zip(found, expected.values(), strict=True))
 
 
+@pytest.mark.usefixtures("eager_threads")
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name.startswith("Lazy")])
+def test_threads_that_make_the_first_call(name):
+    for _ in range(10):
+        layer, inputs = EXAMPLES[name].make(), EXAMPLES[name].inputs(settings.ROWS)
+        barrier = settings.Barrier(settings.THREADS)
+
+        def call():
+            return settings.named(settings.reals(layer(*inputs)))  # noqa: B023
+
+        def work(_):
+            barrier.wait(timeout=60)  # noqa: B023
+            return call()  # noqa: B023
+
+        with settings.ThreadPoolExecutor(settings.THREADS) as pool:
+            found = list(pool.map(work, range(settings.THREADS), timeout=60))
+        expected = call()
+        for one in found:
+            settings.same(one, expected)
+
+
 def test_dropout_add_in_threads():
     """Its masks come in the order of the calls; each call has one of its own, and its backward has the same."""
     layer, zero = pylayers.DropoutAdd(0.5), torch.zeros(64, 64)

@@ -1,5 +1,6 @@
 #include "product.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/addmv.h>
 #include <ATen/ops/mm.h>
@@ -16,6 +17,11 @@ namespace {
 
 constexpr int64_t kLeast = 1 << 24;  // multiplications of float32 that are worth our own product
 
+// By torch.set_float32_matmul_precision("medium") or the setting of oneDNN itself, which are fewer digits for more speed.
+bool library_takes_bfloat16() {
+  return at::globalContext().float32Precision(at::Float32Backend::MKLDNN, at::Float32Op::MATMUL) == at::Float32Precision::BF16;
+}
+
 // MKL leaves the AVX-512 instructions of AMD's processors unused.
 bool library_is_slow(const Tensor& like) {
   static const bool slow = [] {
@@ -26,7 +32,7 @@ bool library_is_slow(const Tensor& like) {
     return false;
 #endif
   }();
-  return slow && like.is_cpu() && like.scalar_type() == at::kFloat;
+  return slow && like.is_cpu() && like.scalar_type() == at::kFloat && !library_takes_bfloat16();
 }
 
 // For few rows, copying b takes too much of the time.

@@ -22,6 +22,7 @@ The layer's own constructor runs with sizes of 0, which it must not refuse; `res
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +33,8 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter, is_l
 
 # What a state_dict holds before data, so that torch.load reads it with weights_only=True.
 torch.serialization.add_safe_globals([UninitializedParameter, UninitializedBuffer])
+
+_FIRST_CALL = threading.RLock()  # one for all layers: a lock of its own could not be pickled
 
 
 class LazyTensor:
@@ -130,6 +133,12 @@ class Lazy(LazyModuleMixin):
 
     def reset_parameters(self) -> None:
         """Does nothing: there is nothing to initialise before the shapes are known."""
+
+    def _infer_parameters(self, module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
+        """Of several threads, one makes the first call; the others wait."""
+        with _FIRST_CALL:
+            if isinstance(module, Lazy):
+                super()._infer_parameters(module, args, kwargs)
 
     def initialize_parameters(self, *args: Any, **kwargs: Any) -> None:
         """Runs before the first forward."""

@@ -89,8 +89,8 @@ def killed_again_and_again(server, folder, steps, kills, seed) -> int:
 
 
 def test_kill_a_few_times(server, tmp_path):
-    assert killed_again_and_again(server, tmp_path, 30, 3, seed=1) == 3
-    assert same(io.load(tmp_path / "final"), uninterrupted(30))
+    assert killed_again_and_again(server, tmp_path, 120, 3, seed=1) == 3
+    assert same(io.load(tmp_path / "final"), uninterrupted(120))
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ PAGE = Template("""<!doctype html>
   table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
   th { padding: 6px 12px 6px 0; border-bottom: 2px solid var(--ink); text-align: left; vertical-align: bottom; }
   td { padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); vertical-align: top; white-space: nowrap; }
+  section:first-of-type td:last-child { white-space: normal; } /* what was measured of a target, in words */
   td small { display: block; color: var(--soft); font-size: 11px; }
   .good { color: var(--good); font-weight: 600; }
   .bad { color: var(--bad); font-weight: 600; }

@@ -102,6 +102,7 @@ def test_linear_large_strides(backend, layout):
     x, weight, bias = tensors(*LARGE[0])
     harness.matches_float64(functional.linear, reference.linear, (layout(x), weight, bias), backend)
     harness.matches_float64(functional.linear, reference.linear, (x, layout(weight), bias), backend)
+    harness.matches_float64(functional.linear, reference.linear, (x, weight, layout(bias)), backend)
     grad = layout(normal(LARGE[0][0], LARGE[0][2]))
     weighed = (lambda *of, call=call: call(*of) * grad.to(of[0].dtype) for call in (functional.linear, reference.linear))
     harness.matches_float64(*weighed, (x, weight, bias), backend)
@@ -118,6 +119,29 @@ def test_linear_large_in_columns_of_others(backend):
     harness.matches_float64(ours, exact, (x, weight, weight[:99].clone()), backend)
 
 
+def in_a_loss(rows):
+    target = torch.arange(rows) % 7
+    return (lambda x, w, *b, call=call: call(x, w, target, linear_bias=b[0]) for call in (functional.linear_cross_entropy, reference.linear_cross_entropy))
+
+
+@on_the_cpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [(97, 1101, 530), (130, 520, 2100)], ids=str)
+def test_linear_large_in_a_loss(backend, dtype, size):
+    """Where bfloat16 is summed in float32."""
+    x, weight, bias = (one.to(dtype) for one in tensors(*size))
+    harness.matches_float64(*in_a_loss(size[0]), (x, weight, bias), backend, long_sums=True)
+
+
+@on_the_cpu
+@every_layout
+def test_linear_large_in_a_loss_strides(backend, layout):
+    x, weight, bias = (one.bfloat16() for one in tensors(97, 520, 70))
+    harness.matches_float64(*in_a_loss(97), (layout(x), weight, bias), backend, long_sums=True)
+    harness.matches_float64(*in_a_loss(97), (x, layout(weight), bias), backend, long_sums=True)
+    harness.matches_float64(*in_a_loss(97), (layout(x)[:, :519], layout(weight)[:, :519], bias), backend, long_sums=True)
+
+
 @pytest.mark.skipif("PYLAYERS_OWN_PRODUCTS" in os.environ, reason="the process that it starts")
 @pytest.mark.parametrize("own,capability", [("0", "best"), ("1", "best"), ("1", "avx2"), ("1", "baseline")])
 def test_linear_large_products_of_either_kind(own, capability):
@@ -125,7 +149,7 @@ def test_linear_large_products_of_either_kind(own, capability):
     environment = os.environ | {"PYLAYERS_OWN_PRODUCTS": own}
     if capability != "best":
         environment["PYLAYERS_CPU_CAPABILITY"] = capability
-    tests = [f"{__file__}::test_linear_large{which}" for which in ("", "_strides", "_in_columns_of_others", "_node", "_in_fewer_digits", "_threads")]
+    tests = [f"{__file__}::test_linear_large{which}" for which in ("", "_strides", "_in_a_loss", "_in_a_loss_strides", "_in_columns_of_others", "_node", "_in_fewer_digits", "_threads")]
     run = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", *tests], env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 

@@ -45,6 +45,13 @@ def test_linear_cross_entropy(backend, device, dtype, size, chunk_rows):
 
 
 @every_backend
+def test_linear_cross_entropy_large(backend, device):
+    """Enough for products of our own, where the processor has them."""
+    calls = of(targets(97, classes=530, device=device))
+    harness.matches_float64(*calls, operands(97, 520, 530, device=device), backend, long_sums=True)
+
+
+@every_backend
 @every_dtype
 @every_option
 @probable

@@ -10,7 +10,7 @@ namespace {
 // So many rows that reading and writing the gradient of the weight, to which each chunk adds, takes little of the time of its products.
 constexpr int64_t kCpuBytes = 64 << 20, kLeastOnCpu = 512, kMostOnCpu = 2048, kCpuMultiple = 64;
 constexpr int64_t kGpuBytes = 1 << 30, kLeastOnGpu = 2048, kMostOnGpu = 8192, kGpuMultiple = 256;
-constexpr int64_t kConverted = 1 << 20;  // numbers of the weight at a time: 4 MB
+constexpr int64_t kConverted = 1 << 20;  // numbers of the weight at a time, converted or beside a gradient that is: 4 MB
 constexpr int64_t kAdded = 1 << 24;      // of its gradient, where that is added in a second step
 
 }  // namespace
@@ -28,8 +28,9 @@ int64_t rows_at_once(const Tensor& like, int64_t rows, int64_t classes, int64_t 
 }
 
 Chunk::Chunk(const Tensor& like, int64_t rows, int64_t most, int64_t inner)
-    : acc_(accumulation_dtype(like.scalar_type())), converts_(!like.is_cuda() && acc_ != like.scalar_type()),
-      mixes_(like.is_cuda() && acc_ != like.scalar_type()), rows_(acc_), weights_(acc_), memory_(acc_) {
+    : acc_(accumulation_dtype(like.scalar_type())), sums_(sums_bfloat16(like)),
+      converts_(!like.is_cuda() && acc_ != like.scalar_type() && !sums_), mixes_(like.is_cuda() && acc_ != like.scalar_type()),
+      rows_(acc_), weights_(acc_), gradients_(sums_ ? like.scalar_type() : acc_), memory_(acc_) {
   memory_.block(like, {rows, most});  // once for all
   if (converts_) rows_.block(like, {rows, inner});
 }
@@ -38,7 +39,7 @@ void Chunk::take(const Tensor& x) { x_ = converts_ ? rows_.load(x) : x; }
 
 template <class Body>
 void Chunk::for_blocks(const Tensor& w, const Body& body) {
-  const int64_t classes = w.size(0), size = converts_ ? std::max<int64_t>(kConverted / std::max<int64_t>(w.size(1), 1), 64) : classes;
+  const int64_t classes = w.size(0), size = converts_ || sums_ ? std::max<int64_t>(kConverted / std::max<int64_t>(w.size(1), 1), 64) : classes;
   for (int64_t i = 0; i < pieces(classes, size); ++i) {
     const Range range = piece(classes, size, i);
     const Tensor block = rows_of(w, range);
@@ -75,7 +76,7 @@ void Chunk::add_gradients(const Tensor& d, const Tensor& w, const Tensor& dx, bo
     return;
   }
   for_blocks(w, [&](Range range, const Tensor& own) {
-    const Tensor columns = columns_of(d, range);
+    const Tensor columns = gradients_.load(columns_of(d, range));
     if (dx.defined()) multiply_to(dx, columns, own, 1, /*beta=*/first_of_dx && range.first == 0 ? 0 : 1);
     if (dw.defined()) multiply_to(rows_of(dw, range), columns.t(), x_, 1, /*beta=*/first_of_dw ? 0 : 1);
   });

@@ -31,8 +31,8 @@ class Chunk {
   void for_blocks(const Tensor& w, const Body& body);
 
   at::ScalarType acc_;
-  bool converts_, mixes_;  // 16-bit operands: to acc, or left to the library, which sums in acc
-  Scratch rows_, weights_, memory_;
+  bool sums_, converts_, mixes_;  // 16-bit operands: a kernel of ours or (mixes) the library sums them in acc, or they become acc
+  Scratch rows_, weights_, gradients_, memory_;
   Tensor x_;
 };
 

@@ -22,31 +22,53 @@ bool library_takes_bfloat16() {
   return at::globalContext().float32Precision(at::Float32Backend::MKLDNN, at::Float32Op::MATMUL) == at::Float32Precision::BF16;
 }
 
+// Whether the processor wants a kernel of ours, unless the environment says so.
+bool wanted(bool by_processor) {
+  const char* asked = std::getenv("PYLAYERS_OWN_PRODUCTS");
+  return asked ? std::string_view(asked) == "1" : by_processor;
+}
+
 // MKL leaves the AVX-512 instructions of AMD's processors unused.
 bool library_is_slow(const Tensor& like) {
-  static const bool slow = [] {
-    if (const char* asked = std::getenv("PYLAYERS_OWN_PRODUCTS")) return std::string_view(asked) == "1";
 #if defined(__x86_64__)
-    return __builtin_cpu_is("amd") && registry::cpu_capability() == "avx512";
+  static const bool slow = wanted(__builtin_cpu_is("amd") && registry::cpu_capability() == "avx512");
 #else
-    return false;
+  static const bool slow = wanted(false);
 #endif
-  }();
   return slow && like.is_cpu() && like.scalar_type() == at::kFloat && !library_takes_bfloat16();
 }
+
+bool has_own_product(const Tensor& like) { return kernels::multiply.has(registry::target("linear", like)); }
 
 // For few rows, copying b takes too much of the time.
 bool worth_own_product(const Tensor& out, const Tensor& a) {
   return library_is_slow(out) && has_cpu_memory(out) && out.stride(1) == 1 && out.size(0) >= 96 && out.size(1) >= 32 &&
-         out.numel() * a.size(1) >= kLeast && kernels::multiply.has(registry::target("linear", out));
+         out.numel() * a.size(1) >= kLeast && has_own_product(out);
 }
 
-// added: undefined for none, else of the sizes of out.
+// With unit stride along its rows; a vector for every row stays one.
+Tensor with_unit_stride(const Tensor& added) {
+  if (!added.defined() || added.stride(1) == 1) return added;
+  return added.stride(0) == 0 ? added.select(0, 0).contiguous().expand_as(added) : added.contiguous();
+}
+
+// added: undefined for none, else of the sizes of out. out has unit stride along its rows.
 void multiply_ourselves(const Tensor& out, const Tensor& added, const Tensor& a, const Tensor& b) {
+  const Tensor before = with_unit_stride(added);
   constexpr int64_t least = 1 << 16, most = 1 << 19;  // numbers of b at a time: 2 MB
   const Tensor panels = allocate(out, {std::clamp(2 * b.numel(), least, most)}, out.scalar_type());
   kernels::multiply(registry::target("linear", out), Argument::output(out, out.sizes(), out.strides()),
-                    Argument::output(panels, panels.sizes()), added.defined() ? matrix(added) : Argument(), matrix(a), matrix(b));
+                    Argument::output(panels, panels.sizes()), before.defined() ? matrix(before) : Argument(), matrix(a), matrix(b));
+}
+
+// out = a · b + beta · added, of other types than out.
+void multiply_to_floats(const Tensor& out, const Tensor& a, const Tensor& b, double beta, const Tensor& added) {
+  Tensor to = out;
+  const Tensor before = beta != 0 ? added : Tensor();
+  if (!out.numel() || !a.numel()) at::addmm_out(to, added, a.to(out.scalar_type()), b.to(out.scalar_type()), beta);
+  else if (out.stride(1) == 1) multiply_ourselves(out, before, a, b);
+  else if (out.stride(0) == 1) multiply_ourselves(out.t(), before.defined() ? before.t() : before, b.t(), a.t());
+  else at::addmm_out(to, added, a.to(out.scalar_type()), b.to(out.scalar_type()), beta);
 }
 
 // A block of a matrix as it is computed with, lying as it does.
@@ -89,6 +111,16 @@ bool converts(const Tensor& like) {
 #endif
 }
 
+bool sums_bfloat16(const Tensor& like) {
+#if defined(__x86_64__)
+  static const bool instruction = __builtin_cpu_supports("avx512bf16");
+#else
+  static const bool instruction = false;
+#endif
+  static const bool able = wanted(instruction) && (instruction || registry::cpu_capability() != "avx512");  // whose kernel has it
+  return able && like.is_cpu() && like.scalar_type() == at::kBFloat16 && has_own_product(like);
+}
+
 bool multiplies_faster(const Tensor& input, const Tensor& weight) {
   if (converts(input) || !library_is_slow(input)) return converts(input);
   const auto multiplications = (input.sym_numel() * weight.sym_size(0)).maybe_as_int();
@@ -106,6 +138,7 @@ void multiply_to(const Tensor& out, const Tensor& a, const Tensor& b, double alp
   Tensor to = out;
   const Tensor& other = added.defined() ? added : out;
   const bool plain = alpha == 1 && beta == 0;
+  if (out.scalar_type() != a.scalar_type()) return multiply_to_floats(out, a, b, beta, other.expand_as(out));
   const bool narrow = out.is_cpu() && accumulation_dtype(out.scalar_type()) != out.scalar_type() && out.numel() && a.numel();
   if (narrow && plain && a.size(1) == 1) {
     at::mul_out(to, a, b);

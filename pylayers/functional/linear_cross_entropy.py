@@ -29,7 +29,8 @@ def linear_cross_entropy(
     with the names of `cross_entropy`. The logits of `chunk_rows` rows at a time are computed, turned into their gradients in place, and
     multiplied with weight and input: the three products that there would be anyway. The gradients, which then lack only a factor, wait
     for the backward; that of the weight is summed in float32. With reduction "none" the backward computes the logits once more. Logits
-    and losses are float32 (float64 for float64) also for 16-bit inputs.
+    and losses are float32 (float64 for float64) also for 16-bit inputs. Their gradients are rounded to the dtype of input before they are
+    multiplied where 16-bit products are fast: on a GPU, and for bfloat16 on a processor with AVX512_BF16, by a kernel of our own.
 
     Args:
         input: what the linear map is applied to.

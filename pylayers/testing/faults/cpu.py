@@ -152,6 +152,11 @@ FAULTS = (
     _product("left += wide", "left += all", "columns behind the first panels are left out"),
     _product("first += deep", "first += parts()", "parts behind the first ones are left out"),
     _product("*b.at(k, n);", "*b.at(k, 0);", "one column of b for all, behind whole squares"),
+    _product("widen(one) | widen(other) << 16", "widen(one) | widen(one) << 16", "a pair is twice its first number"),
+    _product("k + 1 < depth ? b.at(k + 1, 0) : nullptr", "b.at(k, 0)", "the first number of a pair of b is the second, too"),
+    _product("k = depth / 2 * 2;", "k = depth;", "the last number of an odd sum is left out"),
+    _product("1, b.col / 2}", "1, b.col}", "every other column of pairs is left out"),
+    _product("a.from(row, start(part))", "a.from(row, part * most)", "later parts of a of pairs begin too early"),
     _linear("load(b + begin + col, count)", "load(b + col, count)", "the bias of the first columns, in long rows"),
     _linear("if (b && !derivative_from_output(activation)) x +=", "if (b) x +=", "the bias is added to a saved output"),
     _linear(

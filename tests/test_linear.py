@@ -82,6 +82,15 @@ def test_linear_scale_of_one_is_the_product_alone():
         assert functional.linear(x, weight, bias, scale=scale).grad_fn.name() == "AddmmBackward0"
 
 
+@every_backend
+@pytest.mark.parametrize("activation", ["relu", "tanh", "sigmoid"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_linear_rounds_once_before_the_edge_of_relu(backend, device, dtype, activation):
+    inputs = tensors(256, 64, 100, dtype=dtype, device=device)
+    ours, exact = (with_activation(call, activation, scale=0.5) for call in (functional.linear, reference.linear))
+    harness.matches_float64(ours, exact, inputs, backend)
+
+
 # [rows, inner, dim] that are worth a product of our own where the library's is slow: every kind of edge, and sums of several parts.
 LARGE = [(530, 130, 250), (1100, 130, 130), (256, 1100, 64), (97, 2049, 257), (97, 256, 2100)]
 on_the_cpu = pytest.mark.parametrize("backend", ["cpu"])

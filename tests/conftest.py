@@ -50,6 +50,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 
+@pytest.hookimpl(tryfirst=True)  # before fixtures
+def pytest_runtest_setup():
+    """The same random numbers for a test whatever ran before it, which differs between runs on several processes."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def one_thread():
     """For models of many small steps: threads of several processes that wait for each other make some of them tens of times as long."""

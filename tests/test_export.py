@@ -181,6 +181,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "exporting.md"
 @pytest.mark.parametrize("left_out", ["aoti", pytest.param("nothing", marks=pytest.mark.slow)], ids=["but AOTInductor", "all"])
 def test_page(left_out, tmp_path, monkeypatch):
     """The blocks run as they are pasted, one after the other."""
+    pytest.importorskip("onnxscript")
     monkeypatch.chdir(tmp_path)
     blocks, names = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL), {}
     for block in blocks:

@@ -223,17 +223,19 @@ class Trainer:
         self.model = spread(build(config, layers, device))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=config.lr, weight_decay=0.1, fused=True)
         self.losses: list[float] = []
+        self.done = 0  # steps, with those before a checkpoint
         self._forward = torch.compile(self.model, fullgraph=True, dynamic=False) if compiled else self.model
         self._autocast = lambda: torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
 
     def step(self, windows: Tensor) -> float:
-        warm_up = min(1.0, (len(self.losses) + 1) / max(1, self.config.steps // 10))
+        warm_up = min(1.0, (self.done + 1) / max(1, self.config.steps // 10))
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * warm_up
         loss = self._loss(self._forward, windows)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        self.done += 1
         self.losses.append(loss.item())
         return self.losses[-1]
 

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.rendezvous import rendezvous
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import PrepareModuleInput, parallelize_module
 from torch.distributed.tensor.parallel import RowwiseParallel as EmbeddingParallel
@@ -29,12 +30,15 @@ PATIENCE = timedelta(minutes=2)
 
 @contextmanager
 def processes(device: torch.device) -> Iterator[DeviceMesh]:
-    """All processes that torchrun started, in a row; NCCL on GPUs, else gloo."""
+    """All processes that torchrun started, in a row; NCCL on GPUs, else gloo. Those that it starts again after one died do not look for
+    the addresses of the dead, which torchrun's store still has."""
     if "WORLD_SIZE" not in os.environ:
         raise RuntimeError("--parallel: start it with torchrun, as in: torchrun --nproc-per-node=2 examples/train_lm.py --parallel ddp")
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield init_device_mesh(device.type, (dist.get_world_size(),))
     finally:

@@ -5,12 +5,14 @@
     python examples/train_lm.py --bytes-per-token 2    # a vocabulary of 65,536
     python examples/train_lm.py --compile --bfloat16 --device cuda --dim 768 --blocks 8
     torchrun --nproc-per-node=2 examples/train_lm.py --parallel fsdp       # or ddp, tp; with GPUs over NCCL
+    torchrun --nproc-per-node=2 --max-restarts=3 examples/train_lm.py --parallel fsdp --checkpoint run     # goes on when a rank dies
 
 Says too what a step takes in memory, with LinearCrossEntropyLoss and with the loss of logits that exist.
 """
 
 import argparse
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.device_mesh import DeviceMesh
@@ -36,10 +39,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="train through torch.compile")
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16 under autocast")
     parser.add_argument("--parallel", choices=parallelism.KINDS, default="none", help="how processes that torchrun started share the work")
-    parser.add_argument("--checkpoint", type=Path, help="with --parallel: a folder to resume from, on any number of ranks, and to save in")
+    parser.add_argument("--checkpoint", type=Path, help="a folder to resume from, on any number of ranks, and to save in")
+    parser.add_argument("--save-every", type=int, default=50, metavar="STEPS", help="the last two checkpoints are kept")
     for name in ("steps", "batch", "tokens", "dim", "hidden", "heads", "blocks", "bytes_per_token"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Config, name))
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.save_every < 1:
+        parser.error(f"--save-every must be at least 1, got {args.save_every}")
+    return args
 
 
 def peak_of_a_step(config: Config, layers: Layers, device: torch.device, bfloat16: bool, windows: torch.Tensor) -> str:
@@ -57,11 +64,12 @@ def train(args: argparse.Namespace, config: Config, text: Text, device: torch.de
     training, held_out = text
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     say(f"{parameters:,} parameters, {len(training):,} bytes to learn from, {len(held_out):,} held out")
-    done = resume(trainer, args.checkpoint) if args.checkpoint else 0
+    if args.checkpoint and resume(trainer, args.checkpoint):
+        say(f"going on from step {trainer.done}")
     held_out_loss = parallelism.everywhere(trainer.held_out_loss(held_out), args.parallel)
     say(f"held-out loss before: {held_out_loss:.3f}")
 
-    start, seen = time.perf_counter(), 0
+    start, seen, done = time.perf_counter(), 0, trainer.done
     for step, windows in enumerate(batches(training, config, config.steps, device, seed=config.seed), 1):
         if step <= done:
             continue
@@ -69,32 +77,44 @@ def train(args: argparse.Namespace, config: Config, text: Text, device: torch.de
         seen += config.batch * config.tokens
         if step % 10 == 0 or step == config.steps:
             say(f"step {step:4d}  loss {loss:.3f}  {seen / (time.perf_counter() - start):,.0f} tokens/s")
-    if args.checkpoint:
-        save(trainer, args.checkpoint, config.steps)
+        if args.checkpoint and (step % args.save_every == 0 or step == config.steps):
+            save(trainer, args.checkpoint)
     held_out_loss = parallelism.everywhere(trainer.held_out_loss(held_out), args.parallel)
     say(f"held-out loss after:  {held_out_loss:.3f}")
     return trainer
 
 
-def state_of(trainer: Trainer, steps: int) -> dict:
+def state_of(trainer: Trainer) -> dict:
     model, optimizer = get_state_dict(trainer.model, trainer.optimizer)
-    return {"model": model, "optimizer": optimizer, "steps": steps}
+    return {"model": model, "optimizer": optimizer, "steps": trainer.done}
 
 
-def save(trainer: Trainer, folder: Path, steps: int) -> None:
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The newest first. Metadata is written last."""
+    return sorted((one.parent for one in folder.glob("step-*/.metadata")), key=lambda one: int(one.name.removeprefix("step-")), reverse=True)
+
+
+def save(trainer: Trainer, folder: Path, keep: int = 2) -> None:
     """What every rank has of it, in one folder that any number of ranks can read."""
-    dcp.save(state_of(trainer, steps), checkpoint_id=folder / f"step-{steps}")
+    dcp.save(state_of(trainer), checkpoint_id=folder / f"step-{trainer.done}", no_dist=not dist.is_initialized())
+    for old in whole_checkpoints(folder)[keep:] if first_rank() else ():
+        (old / ".metadata").unlink()
+        shutil.rmtree(old)
 
 
-def resume(trainer: Trainer, folder: Path) -> int:
-    """The steps that are done: those of the last whole checkpoint, whose metadata is written last."""
-    saved = sorted((int(one.parent.name.removeprefix("step-")) for one in folder.glob("step-*/.metadata")), reverse=True)
-    if not saved:
-        return 0
-    state = state_of(trainer, 0)
-    dcp.load(state, checkpoint_id=folder / f"step-{saved[0]}")
-    set_state_dict(trainer.model, trainer.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
-    return state["steps"]
+def resume(trainer: Trainer, folder: Path) -> bool:
+    """From the last whole checkpoint, if there is one."""
+    saved = whole_checkpoints(folder)
+    if saved:
+        state = state_of(trainer)
+        dcp.load(state, checkpoint_id=saved[0], no_dist=not dist.is_initialized())
+        set_state_dict(trainer.model, trainer.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        trainer.done = state["steps"]
+    return bool(saved)
+
+
+def first_rank() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
 
 
 def main() -> None:
@@ -102,7 +122,7 @@ def main() -> None:
     config = replace(Config(), **{name: getattr(args, name) for name in vars(args) if hasattr(Config, name)})
     many, text = args.parallel != "none", standard_library()
     device = torch.device(args.device)
-    say = print if int(os.environ.get("RANK", 0)) == 0 else lambda *_: None
+    say = print if first_rank() else lambda *_: None
     with parallelism.processes(device) if many else nullcontext() as mesh:
         trainer = train(args, config, text, device, mesh, say)
     if many:

@@ -1,7 +1,11 @@
 """Every example runs, and says what it is there to say."""
 
+import os
 import re
 import runpy
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +110,44 @@ def test_train_lm(capsys, monkeypatch):
     with_logits, without = (int(peak.replace(",", "")) for peak in peaks.groups())
     assert without < with_logits / 2
     assert output.rstrip().splitlines()[-1]  # what it writes
+
+
+def on_ranks(count, *arguments):
+    """train_lm.py as torchrun starts it."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def kill_a_rank(run, folder, step):
+    """Once the checkpoint of a step is there."""
+    psutil = pytest.importorskip("psutil")
+    while not (folder / f"step-{step}" / ".metadata").exists() and run.poll() is None:
+        time.sleep(0.05)
+    ranks = [one for one in psutil.Process(run.pid).children() if "RANK" in one.environ()]
+    assert len(ranks) == 2
+    ranks[-1].kill()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_train_lm_goes_on_when_ranks_die(capsys, monkeypatch, tmp_path):
+    """Two ranks are started again after one was killed, and then end with an error; another run, of one, goes on from their last
+    checkpoint. The losses are those of a run that nothing happened to."""
+    same = [EXAMPLES / "train_lm.py", *"--steps 300 --dim 32 --hidden 64 --heads 2 --blocks 1 --batch 4 --tokens 64".split()]
+    saved = [*same, "--checkpoint", tmp_path, "--save-every", "10"]
+    run = on_ranks(2, "--max-restarts=1", *saved, "--parallel", "tp")
+    for step in (30, 80):
+        kill_a_rank(run, tmp_path, step)
+    output = run.communicate(timeout=120)[0]
+    assert run.returncode and output.count("going on from step") == 1 and "step  300" not in output, output
+    assert 2 <= len(list(tmp_path.glob("step-*/.metadata"))) <= 3  # older ones are removed
+
+    run = on_ranks(1, *saved, "--parallel", "fsdp")
+    output = run.communicate(timeout=120)[0]
+    assert run.returncode == 0 and "going on from step" in output, output
+    monkeypatch.setattr("sys.argv", [str(one) for one in same])
+    after, whole = (dict(re.findall(r"step +(\d+)  loss ([\d.]+)", text)) for text in (output, output_of("train_lm", capsys)))
+    assert len(whole) == 30 > len(after) > 0
+    assert {step: float(loss) for step, loss in after.items()} == pytest.approx({step: float(whole[step]) for step in after}, abs=0.02)
 
 
 def test_tour(tmp_path):

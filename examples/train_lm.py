@@ -69,9 +69,9 @@ def train(args: argparse.Namespace, config: Config, text: Text, device: torch.de
     held_out_loss = parallelism.everywhere(trainer.held_out_loss(held_out), args.parallel)
     say(f"held-out loss before: {held_out_loss:.3f}")
 
-    start, seen, done = time.perf_counter(), 0, trainer.done
+    start, seen = time.perf_counter(), 0
     for step, windows in enumerate(batches(training, config, config.steps, device, seed=config.seed), 1):
-        if step <= done:
+        if step <= trainer.done:
             continue
         loss = parallelism.everywhere(trainer.step(parallelism.own_rows(windows, args.parallel, mesh)), args.parallel)
         seen += config.batch * config.tokens

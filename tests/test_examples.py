@@ -118,10 +118,10 @@ def on_ranks(count, *arguments):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def kill_a_rank(run, folder, step):
+def kill_a_rank(run, folder, step, psutil):
     """Once the checkpoint of a step is there."""
-    psutil = pytest.importorskip("psutil")
-    while not (folder / f"step-{step}" / ".metadata").exists() and run.poll() is None:
+    limit = time.monotonic() + 120
+    while not (folder / f"step-{step}" / ".metadata").exists() and run.poll() is None and time.monotonic() < limit:
         time.sleep(0.05)
     ranks = [one for one in psutil.Process(run.pid).children() if "RANK" in one.environ()]
     assert len(ranks) == 2
@@ -132,11 +132,12 @@ def kill_a_rank(run, folder, step):
 def test_train_lm_goes_on_when_ranks_die(capsys, monkeypatch, tmp_path):
     """Two ranks are started again after one was killed, and then end with an error; another run, of one, goes on from their last
     checkpoint. The losses are those of a run that nothing happened to."""
+    psutil = pytest.importorskip("psutil")
     same = [EXAMPLES / "train_lm.py", *"--steps 300 --dim 32 --hidden 64 --heads 2 --blocks 1 --batch 4 --tokens 64".split()]
     saved = [*same, "--checkpoint", tmp_path, "--save-every", "10"]
     run = on_ranks(2, "--max-restarts=1", *saved, "--parallel", "tp")
     for step in (30, 80):
-        kill_a_rank(run, tmp_path, step)
+        kill_a_rank(run, tmp_path, step, psutil)
     output = run.communicate(timeout=120)[0]
     assert run.returncode and output.count("going on from step") == 1 and "step  300" not in output, output
     assert 2 <= len(list(tmp_path.glob("step-*/.metadata"))) <= 3  # older ones are removed

@@ -79,7 +79,7 @@ Pair forward(const Tensor& input, const Tensor& weight, const OptionalTensor& bi
   if (!activation) return {scaled(target, x, weight, value(bias), scale).view(sizes), nothing(input)};
   // Rounded to 16 bits before its bias is added, a product may fall on the other side of relu's edge: the bias goes into the product.
   // An activation whose derivative comes from its input saves the product alone.
-  const bool whole = !two && derivative_from_output(static_cast<Activation>(activation)) && value(bias).defined() &&
+  const bool whole = derivative_from_output(static_cast<Activation>(activation)) && value(bias).defined() &&
                      accumulation_dtype(input.scalar_type()) != input.scalar_type();
   const Tensor z = (whole ? scaled(target, x, weight, value(bias), scale) : product(target, x, weight)).view(sizes);
   const Tensor y = two ? allocate_like(z) : z;

@@ -28,13 +28,17 @@ bool wanted(bool by_processor) {
   return asked ? std::string_view(asked) == "1" : by_processor;
 }
 
+#if defined(__x86_64__)
+bool is_amd() { return __builtin_cpu_is("amd"); }
+bool has_bfloat16_products() { return __builtin_cpu_supports("avx512bf16"); }
+#else
+bool is_amd() { return false; }
+bool has_bfloat16_products() { return false; }
+#endif
+
 // MKL leaves the AVX-512 instructions of AMD's processors unused.
 bool library_is_slow(const Tensor& like) {
-#if defined(__x86_64__)
-  static const bool slow = wanted(__builtin_cpu_is("amd") && registry::cpu_capability() == "avx512");
-#else
-  static const bool slow = wanted(false);
-#endif
+  static const bool slow = wanted(is_amd() && registry::cpu_capability() == "avx512");
   return slow && like.is_cpu() && like.scalar_type() == at::kFloat && !library_takes_bfloat16();
 }
 
@@ -65,10 +69,11 @@ void multiply_ourselves(const Tensor& out, const Tensor& added, const Tensor& a,
 void multiply_to_floats(const Tensor& out, const Tensor& a, const Tensor& b, double beta, const Tensor& added) {
   Tensor to = out;
   const Tensor before = beta != 0 ? added : Tensor();
-  if (!out.numel() || !a.numel()) at::addmm_out(to, added, a.to(out.scalar_type()), b.to(out.scalar_type()), beta);
-  else if (out.stride(1) == 1) multiply_ourselves(out, before, a, b);
-  else if (out.stride(0) == 1) multiply_ourselves(out.t(), before.defined() ? before.t() : before, b.t(), a.t());
-  else at::addmm_out(to, added, a.to(out.scalar_type()), b.to(out.scalar_type()), beta);
+  if (out.numel() && a.numel()) {
+    if (out.stride(1) == 1) return multiply_ourselves(out, before, a, b);
+    if (out.stride(0) == 1) return multiply_ourselves(out.t(), before.defined() ? before.t() : before, b.t(), a.t());
+  }
+  at::addmm_out(to, added, a.to(out.scalar_type()), b.to(out.scalar_type()), beta);
 }
 
 // A block of a matrix as it is computed with, lying as it does.
@@ -104,7 +109,7 @@ bool worth_converting(const Tensor& a, const Tensor& b) {
 bool converts(const Tensor& like) {
   if (!like.is_cpu() || accumulation_dtype(like.scalar_type()) == like.scalar_type()) return false;
 #if defined(__x86_64__)
-  static const bool bfloat16 = __builtin_cpu_supports("avx512bf16"), half = __builtin_cpu_supports("avx512fp16");
+  static const bool bfloat16 = has_bfloat16_products(), half = __builtin_cpu_supports("avx512fp16");
   return like.scalar_type() == at::kBFloat16 ? !bfloat16 : !half;
 #else
   return false;
@@ -112,11 +117,7 @@ bool converts(const Tensor& like) {
 }
 
 bool sums_bfloat16(const Tensor& like) {
-#if defined(__x86_64__)
-  static const bool instruction = __builtin_cpu_supports("avx512bf16");
-#else
-  static const bool instruction = false;
-#endif
+  static const bool instruction = has_bfloat16_products();
   static const bool able = wanted(instruction) && (instruction || registry::cpu_capability() != "avx512");  // whose kernel has it
   return able && like.is_cpu() && like.scalar_type() == at::kBFloat16 && has_own_product(like);
 }
